@@ -1,0 +1,50 @@
+"""Starting a gate process.
+
+Lives here: the command, its environment, its end of the control connection. May not live here: anything heavy. The first
+gate is started before the broker imports what it needs itself, so that both get ready at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+COMMAND: Final = (sys.executable, "-P", "-m", "outpass.gate")
+"""-P: the directory that somebody happened to start us in must not be where the gate's modules come from."""
+
+_KEPT: Final = frozenset({"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONUTF8"})
+
+
+class Child(NamedTuple):
+    """A gate that was started and has heard nothing yet."""
+
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+
+
+def spawn(env: Mapping[str, str], command: Sequence[str] = COMMAND) -> Child:
+    """Start a gate. OSError when it cannot be.
+
+    Python's variables stay behind (they could load code into the gate), and SSLKEYLOGFILE (it would write out the keys of
+    everybody's connections).
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    clean = {k: v for k, v in env.items() if k in _KEPT or not (k.startswith("PYTHON") or k == "SSLKEYLOGFILE")}
+    try:
+        process = subprocess.Popen(
+            [*command, "--control", str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env=clean,
+            cwd="/" if os.access("/", os.X_OK) else None,
+        )
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return Child(process, ours)
