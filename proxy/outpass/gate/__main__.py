@@ -18,6 +18,9 @@ def main() -> int:
     # The engine reads these when it is imported, and from then on writes the keys of every TLS session to that file.
     for name in ("SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE"):
         os.environ.pop(name, None)
+    from outpass.gate.engine import bare
+
+    bare.prepare()
     from outpass.errors import OutpassError
     from outpass.gate import serve
 
