@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import importlib
 import os
 import signal
 import socket
@@ -21,6 +20,7 @@ from outpass.broker import journal as journals
 from outpass.broker import keys, publish, resume, say, shown, trust
 from outpass.broker.claims import Claims
 from outpass.broker.control import Control, refusal_of
+from outpass.broker.door import Door
 from outpass.broker.ears import About, Ears
 from outpass.broker.gates import Gates
 from outpass.broker.jails import InForce, Jail, Jails
@@ -294,12 +294,9 @@ class Daemon:
 
     async def run(self, children: Sequence[Child]) -> int:
         """From gates that were started to the end. Raises StartError when it, or one of them, cannot start."""
-        admin = self._runtime.bind("admin.sock", socket.SOCK_STREAM)
+        admin = Door(self._runtime.bind("admin.sock", socket.SOCK_STREAM))
         self._signals()
         self.gates.adopt(children)
-        serving = None
-        # aiohttp takes a while to import, and nobody who waits for a jail should wait for that.
-        admin_room = asyncio.ensure_future(asyncio.to_thread(importlib.import_module, "outpass.broker.app"))
         try:
             await self.gates.wait_all()
             self.switchboard.start()
@@ -310,7 +307,10 @@ class Daemon:
             self._say_ready()
             self._background(self._expire())
             self._background(self._keep_ca())
-            serving = await (await admin_room).start(self, admin)
+            if self._options.private_fd is not None:
+                self._background(admin.open_when_asked(self))
+            else:
+                await admin.open(self)
             stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
             await asyncio.wait([stopped, self.gates.failed], return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
@@ -318,21 +318,20 @@ class Daemon:
                 raise StartError(self.gates.failed.result(), "the gate's own last words are above; every request is refused")
             return EXIT_OK
         finally:
-            await self._shut(serving)
+            await self._shut(admin)
 
     def _say_ready(self) -> None:
         control = None if self._options.private_fd is not None else str(self._runtime.path / "control.sock")
         said = {"ok": True, "pid": os.getpid(), "control": control, "admin": str(self._runtime.path / "admin.sock")}
         self._word.say({**said, **self.paths()})
 
-    async def _shut(self, serving: Any) -> None:
+    async def _shut(self, admin: Door) -> None:
         """The gates first: they finish what is under way and send their last records. The log last."""
         self.journal.freeze()
         self.jails.deaf()
         await self.gates.stop()
         await self._control.stop()
-        if serving is not None:
-            await serving.cleanup()
+        await admin.close()
         await asyncio.wait([self._shown])  # it writes into the directory that is emptied next
         await asyncio.to_thread(self.switchboard.stop)
         resume.prune(self.journal)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final
-
-import dns.exception
-import dns.rdatatype
-import dns.resolver
+from typing import TYPE_CHECKING, Any, Final
 
 from outpass.reasons import Reason
+
+if TYPE_CHECKING:
+    import dns.resolver
 
 LIFETIME_S: Final = 5.0
 RATE: Final = 10.0
@@ -86,6 +85,9 @@ def kind(text: Any) -> str | None:
     """A record type in normal form; None for what is none, or means a transfer or several types."""
     if not isinstance(text, str) or len(text) > 16:
         return None
+    import dns.exception  # here: few runs ask, and all would wait for the import
+    import dns.rdatatype
+
     try:
         found = dns.rdatatype.from_text(text)
     except (dns.exception.DNSException, ValueError):
@@ -95,6 +97,9 @@ def kind(text: Any) -> str | None:
 
 def ask(name: str, rtype: str, resolver: dns.resolver.Resolver | None = None) -> dict[str, Any]:
     """The answer to one query, from the host's resolver; blocks for up to LIFETIME_S. Never raises."""
+    import dns.exception
+    import dns.resolver
+
     try:
         found = (resolver or dns.resolver.Resolver()).resolve(
             f"{name}.", rtype, search=False, raise_on_no_answer=False, lifetime=LIFETIME_S
