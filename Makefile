@@ -1,7 +1,7 @@
 # The two commands of the README's first screen, and those that developers use. Everything else is in tools/.
 PY := .venv/bin/python
 
-.PHONY: demo test setup lint unit bench fuzz soak matrix constraints clean
+.PHONY: demo test setup lint unit bench fuzz soak matrix service constraints clean
 
 demo: setup
 	@$(PY) tools/demo.py
@@ -37,6 +37,10 @@ soak: setup
 # Every network library, old and new, in every way of running it, in a jail; writes docs/matrix.md.
 matrix: setup
 	$(PY) -m tests.matrix
+
+# A FastAPI service with its SDKs and its own tests behind outpass (tests/service). Wants a PostgreSQL on 127.0.0.1:5432.
+service: setup
+	$(PY) -m pytest -q tests/service/end_to_end.py
 
 constraints:
 	@python3 tools/bootstrap.py --constraints

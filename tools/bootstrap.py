@@ -69,7 +69,8 @@ def compile_constraints() -> None:
         out = f"constraints/py{version.replace('.', '')}.txt"
         run(UV, *common, "--python-version", version, "constraints/runtime.in", "constraints/dev.in", "-o", out)
     run(UV, *common, "--python-version", "3.9", "constraints/uv.in", "-o", "constraints/uv.txt")
-    run(UV, *common, "--universal", "--python-version", "3.12", "constraints/bench.in", "-o", "constraints/bench.txt")
+    for name in ("bench", "service"):
+        run(UV, *common, "--universal", "--python-version", "3.12", f"constraints/{name}.in", "-o", f"constraints/{name}.txt")
 
 
 def main() -> None:
