@@ -1,7 +1,7 @@
 """What code of the same user can do to the daemon's sockets: floods, nonsense that only fails where it is used, slow directories.
 
 Lives here: that the daemon answers or hangs up, keeps nothing, says no traceback, and that other jails do not notice. May not
-live here: who gets a session (test_sessions.py).
+live here: who gets a session (sessions/).
 """
 
 from __future__ import annotations

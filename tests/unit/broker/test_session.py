@@ -1,5 +1,5 @@
 """Admission as a table: who stands where, what is shown, and what comes of it. Processes are values here; real ones are in
-tests/integration/broker/test_sessions.py."""
+tests/integration/broker/sessions/."""
 
 from __future__ import annotations
 
