@@ -169,18 +169,22 @@ def _readable(sock: ssl.SSLSocket) -> bool:
     return bool(sock.pending() or select.select([sock], [], [], 0.05)[0])
 
 
-def test_an_answer_that_is_slow_after_its_head_is_not_cut_off(gate: Gate, origin: RawOrigin) -> None:
-    """A stream of a language model, or a long poll: quiet for longer than any bound of a request."""
+def test_a_stream_of_events_that_is_long_quiet_is_not_cut_off(gate: Gate, origin: RawOrigin) -> None:
+    """Server-sent events, a language model, a long poll: quiet for longer than any bound of a request, to clients of either version."""
 
     async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(head + b"9\r\ndata: 1\n\n\r\n")
         await writer.drain()
-        await asyncio.sleep(4)
-        writer.write(b"done")
+        await asyncio.sleep(4)  # the longest bound is 3
+        writer.write(b"9\r\ndata: 2\n\n\r\n0\r\n\r\n")
 
     origin.scripts["/v1/quiet"] = script
-    with gate.tunnel(API, "stripe") as wire:
-        assert wire.get("/v1/quiet", "api.test", "stripe").body == b"done"
+    with gate.tunnel(API, "stripe", alpn=("h2",)) as second, gate.tunnel(API, "stripe") as wire:
+        client = H2(second)
+        stream = client.request("/v1/quiet", "api.test", extra=_fields(gate))
+        assert wire.get("/v1/quiet", "api.test", "stripe").body == b"data: 1\n\ndata: 2\n\n"
+        assert client.answer(stream).body == b"data: 1\n\ndata: 2\n\n"
 
 
 @pytest.mark.parametrize("alpn", ["http/1.1", "h2"])

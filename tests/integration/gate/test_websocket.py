@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime
 import os
 import socket
 import ssl
@@ -256,6 +257,22 @@ def test_the_message_after_the_end_of_its_session_is_refused_with_1008(gate: Gat
     _until(lambda: 1008 in chat.closes)
     assert chat.got == ["one"]
     assert gate.wait_records(1, verdict="deny")[0]["reason"] == Reason.PASS_SESSION_ENDED
+
+
+def test_the_message_after_its_rule_has_expired_is_refused_with_1008(gate: Gate, chat: Chat) -> None:
+    end = time.time() + 2
+    stamp = datetime.datetime.fromtimestamp(end, datetime.UTC).isoformat(timespec="milliseconds")
+    expiring = f'{{url: "https://ws.test/v1/**", expires: "{stamp}"}}'
+    assert gate.change(POLICY.replace('"https://ws.test/v1/**"', expiring, 1))["op"] == "ack"
+    with _opened(gate) as client:
+        client.send("one")
+        assert client.recv(30) == "one"
+        _until(lambda: time.time() > end)
+        client.send("two")
+        assert _lost(client) == 1008
+    assert gate.change(POLICY)["op"] == "ack"
+    assert chat.got == ["one"]
+    assert gate.wait_records(1, verdict="deny")[0]["reason"] == Reason.EXPIRED
 
 
 def test_revoking_a_session_ends_its_websockets_without_waiting_for_a_message(gate: Gate, chat: Chat) -> None:
