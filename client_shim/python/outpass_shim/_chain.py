@@ -22,9 +22,10 @@ MAX_CHAIN = 64
 origin: "ContextVar[Origin | None]" = ContextVar("outpass_origin", default=None)
 """Who started this thread, task or callback."""
 
-loop_runs: "dict[CodeType, int]" = {}
-"""Code that runs a loop (trio's; ours for uvloop, which has no frames of its own) → identity of the globals that it must have:
-what is below it did not ask for the callback."""
+loop_runs: "dict[int, tuple[CodeType, int]]" = {}
+"""Identity of code that runs a loop (trio's; ours for uvloop, which has no frames of its own) → that code, and the identity of
+the globals that it must have: what is below it did not ask for the callback. NOTE: never a code object as a key: its hash
+reads its whole bytecode each time, 2 µs a frame."""
 
 _names = _registry.names
 _key = _registry.key
@@ -72,8 +73,14 @@ def _complete(chain: "list[str]", started_by: "Origin | None") -> "tuple[str, ..
     return tuple(chain) if len(chain) <= MAX_CHAIN else (*chain[: MAX_CHAIN - 1], UNKNOWN)
 
 
+def run_by(code: "CodeType", globals_: "dict[str, Any]") -> None:
+    """This code runs a loop."""
+    loop_runs[_key(code)] = code, _key(globals_)
+
+
 def _runs_loop(frame: "FrameType") -> bool:
-    return loop_runs.get(frame.f_code) == _key(frame.f_globals)
+    found = loop_runs.get(_key(frame.f_code))
+    return found is not None and found[1] == _key(frame.f_globals)
 
 
 def _runs_callback(frame: "FrameType") -> bool:
@@ -86,12 +93,12 @@ def _runs_callback(frame: "FrameType") -> bool:
 def _walk(frame: "FrameType | None") -> "list[str]":
     """Principals on the stack, up to the first `app` or the event loop that runs this callback."""
     out: list[str] = []
-    get, key, skipped = _names.get, _key, SKIPPED
+    get, key, skipped, loops = _names.get, _key, SKIPPED, loop_runs
     inner: FrameType | None = None
     last, dynamic = "", False
     while frame is not None:
         name = get(key(frame.f_globals)) or name_of(frame)
-        if loop_runs and _runs_loop(frame):
+        if loops and key(frame.f_code) in loops and _runs_loop(frame):
             break
         if name is last:
             pass
@@ -102,6 +109,9 @@ def _walk(frame: "FrameType | None") -> "list[str]":
             dynamic = dynamic or not out
         else:
             if name[0] == INSTRUMENT:
+                if name[1:] in out:  # charged already: where else it stands changes nothing
+                    inner, frame = frame, frame.f_back
+                    continue
                 outer = _outer(frame, name)
                 if _hosted(frame, inner, outer, bool(out)):
                     inner, frame = None, outer
@@ -162,9 +172,9 @@ def _hosted(frame: "FrameType", inner: "FrameType | None", outer: "FrameType | N
     codes = set()
     walk: FrameType | None = frame
     while walk is not outer and walk is not None:
-        codes.add(walk.f_code)
+        codes.add(_key(walk.f_code))
         walk = walk.f_back
-    return any(code in codes for code in _codes_at(inner))
+    return any(_key(code) in codes for code in _codes_at(inner))
 
 
 def _codes_at(inner: "FrameType") -> "list[Any]":

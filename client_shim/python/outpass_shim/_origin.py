@@ -8,7 +8,7 @@ Call_soon, call_later and add_reader need no patch of their own: each makes a Ha
 import sys
 
 from outpass_shim import _registry
-from outpass_shim._chain import capture, loop_runs, name_of, origin
+from outpass_shim._chain import capture, name_of, origin, run_by
 from outpass_shim._registry import LOOP, LOOP_BASE, STDLIB, Any, FrameType
 
 
@@ -92,7 +92,7 @@ def uvloops(module: Any) -> None:
     def run_loop(original: Any, *args: Any) -> Any:
         return original(*args)
 
-    loop_runs[run_loop.__code__] = _registry.key(globals())
+    run_by(run_loop.__code__, globals())
     for name in ("call_soon", "call_soon_threadsafe", "call_later", "call_at", "add_reader", "add_writer", "add_signal_handler"):
         carrying(name)
     tasks(module, loop)
@@ -102,7 +102,7 @@ def uvloops(module: Any) -> None:
 
 def trios(module: Any) -> None:
     """trio._core._run: tasks copy a context when they are started (`contexts`); what runs them all is no wish of theirs."""
-    loop_runs[module.unrolled_run.__code__] = _registry.key(module.__dict__)
+    run_by(module.unrolled_run.__code__, module.__dict__)
 
 
 def _by_the_library(frame: FrameType, name: str) -> bool:
