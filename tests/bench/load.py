@@ -107,8 +107,11 @@ def download(sock: socket.socket, request: bytes, count: int, seconds: float) ->
     return count / (time.perf_counter() - started)
 
 
-def closed_loop(port: int, requests: list[bytes], concurrency: int) -> tuple[float, list[float]]:
-    """(seconds, seconds of each) for small requests on `concurrency` kept connections, each with one under way."""
+def closed_loop(port: int, requests: list[bytes], concurrency: int, body: int = BODY) -> tuple[float, list[float]]:
+    """(seconds, seconds of each) for small requests on `concurrency` kept connections, each with one under way.
+
+    `body`: bytes of each answer's.
+    """
     socks = {s.fileno(): s for s in (connect(port) for _ in range(concurrency))}
     poll = select.epoll()
     got = dict.fromkeys(socks, b"")
@@ -128,7 +131,7 @@ def closed_loop(port: int, requests: list[bytes], concurrency: int) -> tuple[flo
                 raise ConnectionError("closed between requests")
             got[fd] += part
             end = got[fd].find(b"\r\n\r\n")
-            if end < 0 or len(got[fd]) < end + 4 + BODY:
+            if end < 0 or len(got[fd]) < end + 4 + body:
                 continue
             if got[fd][9:12] != b"200":
                 raise ConnectionError(f"answered {got[fd][:200]!r}")

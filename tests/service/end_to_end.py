@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.service.upstreams import ELSEWHERE, MODEL, RATES, S3, SENTRY, STRIPE
+from tests.service.upstreams import ELSEWHERE, MODEL, RATES, S3, SENTRY, STRIPE, Upstreams
 from tests.service.world import DATABASE, SERVER, Shop, database, schema, shop, url
 from tests.support.jailed import Identity, identities, impossible
 
@@ -33,7 +33,7 @@ CHARGED = {
 class Day(NamedTuple):
     """The service was started, asked everything, and ended."""
 
-    shop: Shop
+    shop: Shop[Upstreams]
     answers: dict[str, tuple[int, bytes]]
     said: str
 
@@ -48,7 +48,7 @@ def who(request: pytest.FixtureRequest) -> Identity:
 
 @pytest.fixture(scope="module")
 def day(who: Identity) -> Iterator[Day]:
-    with shop(who.uid) as made:
+    with shop(who.uid, Upstreams()) as made:
         with made.served() as served:
             answers = {
                 "quote": served.ask("/quote"),

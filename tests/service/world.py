@@ -16,12 +16,11 @@ import tempfile
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tests.service.upstreams import Upstreams
 from tests.support.apps import ROOT, application_venv
 from tests.support.jailed import until
 from tests.support.runs import OUTPASS, as_user, environment
@@ -62,13 +61,23 @@ def schema() -> Iterator[str]:
         subprocess.run([*script, f"drop schema {name} cascade"], check=True)
 
 
+class Around(Protocol):
+    """An origin that stands for every host of the policy."""
+
+    ca_file: Path
+
+    def connect_to(self) -> list[str]:
+        """Options of `outpass run`."""
+        ...
+
+
 @dataclass
-class Shop:
+class Shop[Origin: Around]:
     """How it is started."""
 
     home: Path
     schema: str
-    upstreams: Upstreams
+    upstreams: Origin
     uid: int
 
     @property
@@ -111,19 +120,35 @@ class Shop:
 
     @contextlib.contextmanager
     def served(self, *options: str, **env: str) -> Iterator[Served]:
-        """uvicorn in the jail, published; ended with the block."""
-        publish = [] if "--no-jail" in options else ["--publish", "127.0.0.1:0:8000"]
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = 8000 if publish else free.getsockname()[1]
-        command = [*as_user(self.uid), OUTPASS, "run", "--policy", "outpass.yaml", *self.options(), *publish, *options, "--"]
-        command += [self.bin("uvicorn"), "shop.web:app", "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
-        with (self.home / "said.txt").open("w") as said:
+        """uvicorn behind outpass, in the jail and published, or with `--no-jail`; ended with the block."""
+        outpass = [*as_user(self.uid), OUTPASS, "run", "--policy", "outpass.yaml", *self.options()]
+        if "--no-jail" in options:
+            port = _free()
+            with self._uvicorn([*outpass, *options, "--"], port, lambda _: port, env) as made:
+                yield made
+        else:
+            publish = ["--publish", "127.0.0.1:0:8000", *options, "--"]
+            with self._uvicorn([*outpass, *publish], 8000, _published, env) as made:
+                yield made
+
+    @contextlib.contextmanager
+    def plain(self, **env: str) -> Iterator[Served]:
+        """uvicorn without outpass."""
+        port = _free()
+        with self._uvicorn(as_user(self.uid), port, lambda _: port, env) as made:
+            yield made
+
+    @contextlib.contextmanager
+    def _uvicorn(self, before: list[str], port: int, outside: Callable[[str], int], env: Mapping[str, str]) -> Iterator[Served]:
+        command = [*before, self.bin("uvicorn"), "shop.web:app", "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
+        told = self.home / f"said-{uuid.uuid4().hex[:8]}.txt"
+        with told.open("w") as said:
             process = subprocess.Popen(command, cwd=self.project, env=self.env(**env), stdout=said, stderr=said)
         try:
-            served = Served(process, self.home / "said.txt", None if publish else port)
-            until(lambda: served.ready() or process.poll() is not None, "uvicorn does not start", 60)
-            assert process.poll() is None, served.said()
-            yield served
+            ready = lambda: "Application startup complete" in told.read_text() and outside(told.read_text())  # noqa: E731
+            until(lambda: ready() or process.poll() is not None, "uvicorn does not start", 60)
+            assert process.poll() is None, told.read_text()
+            yield Served(process, told, outside(told.read_text()))
         finally:
             process.terminate()
             try:
@@ -132,27 +157,28 @@ class Shop:
                 process.kill()
 
 
+def _free() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def _published(said: str) -> int:
+    found = re.search(r"published: 127\.0\.0\.1:(\d+)", said)
+    return int(found[1]) if found else 0
+
+
 @dataclass
 class Served:
-    """uvicorn behind outpass."""
+    """A uvicorn that takes requests."""
 
     process: subprocess.Popen[bytes]
     told: Path
-    direct: int | None
+    port: int
+    """Outside of the jail."""
 
     def said(self) -> str:
         """By outpass and uvicorn."""
         return self.told.read_text()
-
-    @property
-    def port(self) -> int:
-        """Outside of the jail."""
-        found = re.search(r"published: 127\.0\.0\.1:(\d+)", self.said())
-        return self.direct or (int(found[1]) if found else 0)
-
-    def ready(self) -> bool:
-        """Whether it takes requests."""
-        return "Application startup complete" in self.said() and bool(self.port)
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
         """Status and body of a GET, or of a POST of JSON."""
@@ -167,12 +193,12 @@ class Served:
 
 
 @contextlib.contextmanager
-def shop(uid: int) -> Iterator[Shop]:
-    """The shop of this user's and everything around it."""
+def shop[Origin: Around](uid: int, around: contextlib.AbstractContextManager[Origin]) -> Iterator[Shop[Origin]]:
+    """The shop of this user's, and everything around it."""
     home = Path(os.path.realpath(tempfile.mkdtemp(prefix="outpass-shop-", dir="/tmp")))
     shutil.copytree(APP, home / "shop", ignore=shutil.ignore_patterns("__pycache__"))
     try:
-        with schema() as name, Upstreams() as upstreams:
+        with schema() as name, around as upstreams:
             made = Shop(home, name, upstreams, uid)
             shutil.copy(upstreams.ca_file, made.ca)
             for path in (home, *home.rglob("*")):
