@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.daemon import until
 from tests.support.origin import Origin
 from tests.support.runs import OUTPASS, apps, environment
 
@@ -167,12 +168,14 @@ class Terminal:
 def test_on_a_terminal_job_control_interrupts_and_the_window_s_size_are_cmd_s(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path)
     try:
-        terminal.type("$RUN sh -c 'echo rea''dy; exec cat'\n")
-        terminal.until("ready")
+        terminal.type("$RUN sh -c 'echo rea''dy $$; exec cat'\n")
+        cmd = int(terminal.until(r"ready \d+\r").split()[1])
         terminal.type("one\n")
         terminal.until("one\r\none")
         terminal.type("\x1a")
         terminal.until("Stopped.*\n> ")
+        # The shell has seen `run` stop, which it started; CMD may still be waiting for a core, and would read the next line.
+        until("CMD has stopped", lambda: Path(f"/proc/{cmd}/stat").read_text().rpartition(")")[2].split()[0] == "T")
         terminal.type("fg\n")
         terminal.until("fg\r\n.*exec cat'")
         terminal.type("two\n")
