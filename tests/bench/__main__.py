@@ -2,7 +2,7 @@
 
 Lives here: finding, running, keeping. May not live here: a benchmark. Each `bench_*.py` has `run() -> dict` of figures, and runs in a
 process of its own, so that one that fails or hangs costs the others nothing.
-`make bench SECTION="decide peers"` (or `python -m tests.bench decide peers`) runs only those named.
+`make bench SECTION="decide peers"` (or `python -m tests.bench decide peers`) runs only those named; those of OPT_IN run only so.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ PARTIAL = "OUTPASS_BENCH_PARTIAL"
 """Names the file where a long section keeps what it has so far."""
 SECTION_S = 480.0
 """Seconds that one section may take."""
+OPT_IN = frozenset({"tunnels"})
+"""Sections that run only where they are named."""
 ALL_S = 1200.0
 """And all together: what does not begin before is skipped, with a line."""
 
@@ -49,7 +51,7 @@ def main() -> int:
     results: dict[str, Any] = {"when": time.strftime("%Y-%m-%d"), "machine": report.machine()}
     failed, end = {}, time.monotonic() + ALL_S
     for name in names():
-        if wanted and name not in wanted:
+        if name not in wanted if wanted else name in OPT_IN:
             continue
         print(f"\n== {name}", flush=True)
         left = min(SECTION_S, end - time.monotonic())

@@ -5,13 +5,11 @@ Lives here: which options differ from the engine's defaults, and why. May not li
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from mitmproxy import ctx, options
-from mitmproxy.addonmanager import Loader
-from mitmproxy.addons import proxyserver
 from mitmproxy.addons.tlsconfig import TlsConfig
-from mitmproxy.master import Master
 
 CIPHERS: Final = ":".join(
     f"ECDHE-{who}-{how}" for how in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305") for who in ("ECDSA", "RSA")
@@ -22,19 +20,48 @@ Mozilla "old", with CBC and RSA key exchange."""
 IDLE_S: Final = 3600
 """Seconds without a byte on either side after which a connection ends. Language models think for minutes."""
 
+READ: Final[tuple[tuple[str, Any, Any], ...]] = (
+    ("store_streamed_bodies", bool, False),
+    ("connection_strategy", str, "eager"),
+    ("stream_large_bodies", str | None, None),
+    ("body_size_limit", str | None, None),
+    ("keep_host_header", bool, False),
+    ("proxy_debug", bool, False),
+    ("normalize_outbound_headers", bool, True),
+    ("validate_inbound_headers", bool, True),
+    ("connect_addr", str | None, None),
+)
+"""What the engine's layers read and its Proxyserver declares, which would bring its command language and its servers with it."""
+
+
+class Declared:
+    """What the engine's addons declare their options to."""
+
+    def __init__(self, made: options.Options) -> None:
+        self._made = made
+
+    def add_option(
+        self,
+        name: str,
+        typespec: Any,
+        default: Any,
+        help: str = "",  # noqa: A002 (the engine's addons call it so)
+        choices: Sequence[str] | None = None,
+    ) -> None:
+        """As the engine's Loader."""
+        self._made.add_option(name, typespec, default, help, choices)
+
 
 def start(tls: TlsConfig, trust: str) -> options.Options:
-    """Make the engine's context with our options; needs a running loop. `trust` is a PEM file for upstream TLS.
+    """Make the engine's context with our options. `trust` is a PEM file for upstream TLS.
 
-    No addon is registered with the engine: our dispatcher calls the hooks itself. The engine's addons are only asked to
-    declare the options that its layers read.
+    No addon is registered with the engine, and it has no master: our dispatcher calls the hooks itself.
     """
-    made = options.Options()
-    master = Master(made)  # sets the engine's global context; it is never run
-    master._legacy_log_events.uninstall()  # else every log record is fed to hooks that nobody has
-    loader = Loader(master)  # type: ignore[no-untyped-call]
-    for declares in (proxyserver.Proxyserver(), tls):  # type: ignore[no-untyped-call]
-        declares.load(loader)  # type: ignore[no-untyped-call]
+    made = ctx.options = options.Options()
+    declared = Declared(made)
+    for name, typespec, default in READ:
+        declared.add_option(name, typespec, default)
+    tls.load(declared)  # type: ignore[no-untyped-call]
     made.update(  # type: ignore[no-untyped-call]
         confdir="",
         mode=[],
@@ -54,5 +81,4 @@ def start(tls: TlsConfig, trust: str) -> options.Options:
         http2_ping_keepalive=0,
         show_ignored_hosts=False,
     )
-    assert ctx.options is made
     return made
