@@ -6,6 +6,7 @@ Lives here: adopting descriptors, what a new connection is tagged with. May not 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -56,10 +57,6 @@ async def adopt(jail: Jail, sock: socket.socket, accept: Accept, share: Share | 
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    if sock.family != socket.AF_UNIX:
-        # asyncio sets TCP_NODELAY on sockets whose protocol number is IPPROTO_TCP; one that was adopted says 0, and then every
-        # small answer waits 40 ms for an ACK. The option is inherited by accepted sockets, so once is enough.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     jail.servers.append(RawServer(sock, accepted, courtesy=share.courtesy if share is not None else lambda: 0.0))
 
 
@@ -122,6 +119,14 @@ def _check_listening(sock: socket.socket) -> None:
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise StartError("the gate was handed something that is not a listening stream socket")
     sock.setblocking(False)
+    if sock.family == socket.AF_UNIX:
+        return
+    # Accepted sockets inherit both. asyncio sets TCP_NODELAY on sockets whose protocol number is IPPROTO_TCP; one that was
+    # adopted says 0, and then every small answer waits 40 ms for an ACK.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(OSError):
+        # A client is on this machine, with no network to be careful of. BBR, where it is the default, paces: a timer a packet.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
 
 
 def _source(writer: asyncio.StreamWriter) -> str:

@@ -12,8 +12,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from outpass.gate.waking import PAUSE_S, Waking
+
 CHUNK: Final = 1 << 19
 """Bytes that one turn of the loop reads from one connection at most."""
+PIECE: Final = 1 << 17
+"""Bytes for which a large body wakes the loop (waking.py)."""
 
 
 class Pump(asyncio.BufferedProtocol):
@@ -38,6 +42,8 @@ class Pump(asyncio.BufferedProtocol):
         # The stream's protocol still learns what becomes of the connection, so that `writer` works as ever.
         self._stream: asyncio.StreamReaderProtocol = self._transport.get_protocol()  # type: ignore[assignment]
         self._reader = reader
+        self._waking = Waking(self._transport.get_extra_info("socket"), PIECE)
+        self._looks: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Take over; what the stream has read already is received now."""
@@ -58,6 +64,7 @@ class Pump(asyncio.BufferedProtocol):
         """Read no more until `release`."""
         if not self._held:
             self._held = True
+            self._waking.calm()  # whoever takes the socket over from here must be woken for anything
             self._transport.pause_reading()
 
     def release(self) -> None:
@@ -80,6 +87,11 @@ class Pump(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """`nbytes` came."""
         self._received(bytes(_VIEW[:nbytes]))
+        if not self._held and self._waking.brought(nbytes) and self._looks is None:
+            self._looks = asyncio.get_running_loop().call_later(PAUSE_S, self._look)
+
+    def _look(self) -> None:
+        self._looks = asyncio.get_running_loop().call_later(PAUSE_S, self._look) if self._waking.look() else None
 
     def eof_received(self) -> bool:
         """The peer sends no more; it may still read."""
@@ -105,6 +117,9 @@ class Pump(asyncio.BufferedProtocol):
             self._writable()
 
     def _end(self, lost: bool) -> None:
+        if self._looks is not None:
+            self._looks.cancel()
+            self._looks = None
         if not self.ended.done():
             self.ended.set_result(lost)
 

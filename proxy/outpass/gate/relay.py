@@ -22,10 +22,13 @@ from typing import Final
 
 from outpass.gate.budget import Meter
 from outpass.gate.screen import Screen
+from outpass.gate.waking import PAUSE_S, Waking
 from outpass.reasons import Reason
 
 CHUNK: Final = 1 << 20
 """Bytes that a pipe holds; the kernel's limit for an ordinary user."""
+PIECE: Final = 1 << 19
+"""Bytes for which a stream of them wakes the thread (waking.py)."""
 ROUNDS: Final = 16
 """Chunks that one tunnel moves before others have their turn."""
 HALF_CLOSED_S: Final = 900.0
@@ -57,6 +60,7 @@ class _Way:
 
     source: socket.socket
     target: socket.socket
+    waking: Waking
     first: bytes = b""
     """Read from the source before the relay had it."""
     pipe: tuple[int, int] | None = None
@@ -68,6 +72,8 @@ class _Way:
     """And the target was told."""
     cut: bool = False
     """A limit is used up: what is held is the last."""
+    ready: bool = True
+    """Something happened since it was found that nothing can be moved."""
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +115,7 @@ class Relay:
         self._tunnels: dict[int, Tunnel] = {}
         self._timed: set[Tunnel] = set()
         """Those that have a deadline. While there are none, the thread sleeps until something happens."""
+        self._patient: set[Waking] = set()
         self._pipes: list[tuple[int, int]] = []
         self._thread: threading.Thread | None = None
 
@@ -127,7 +134,9 @@ class Relay:
         """
         for sock in (client, origin):
             sock.setblocking(False)
-        tunnel = Tunnel(_Way(client, origin, first), _Way(origin, client), on_end, screen, meter)
+        tunnel = Tunnel(
+            _Way(client, origin, Waking(client, PIECE), first), _Way(origin, client, Waking(origin, PIECE)), on_end, screen, meter
+        )
         self._post(lambda: self._begin(tunnel))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="outpass-relay", daemon=True)
@@ -146,21 +155,27 @@ class Relay:
 
     def _run(self) -> None:
         again: set[Tunnel] = set()
-        swept = time.monotonic()
+        swept = looked = time.monotonic()
         while True:
-            for fd, events in self._epoll.poll(0 if again else _SWEEP_S if self._timed else None):
+            wait = 0 if again else PAUSE_S if self._patient else _SWEEP_S if self._timed else None
+            for fd, events in self._epoll.poll(wait):
                 if fd == self._wake:
                     self._run_posted()
                 elif (tunnel := self._tunnels.get(fd)) is not None:
                     if events & _GONE and self._reset(fd):
                         self._end(tunnel, None)
                     else:
+                        for way in (tunnel.out, tunnel.back):
+                            way.ready = way.ready or way.held > 0 or way.source.fileno() == fd
                         again.add(tunnel)
             work, again = again, set()
             for tunnel in work:
                 if self._turn(tunnel):
                     again.add(tunnel)
             now = time.monotonic()
+            if self._patient and now - looked >= PAUSE_S:
+                looked = now
+                self._patient = {waking for waking in self._patient if waking.look()}
             if now - swept >= _SWEEP_S:
                 swept = now
                 for tunnel in [t for t in self._timed if t.deadline is not None and t.deadline <= now]:
@@ -252,6 +267,12 @@ class Relay:
 
     def _pump(self, tunnel: Tunnel, way: _Way) -> bool:
         """Move what can be moved one way; True when there is more to do at once."""
+        if not way.ready:
+            return False
+        way.ready = self._moved(tunnel, way)
+        return way.ready
+
+    def _moved(self, tunnel: Tunnel, way: _Way) -> bool:
         for _ in range(ROUNDS):
             if way.done:
                 return False
@@ -294,6 +315,8 @@ class Relay:
             self._give_back(way)
             return False
         way.ended = way.held == 0
+        if way.waking.brought(way.held):
+            self._patient.add(way.waking)
         return True
 
     def _arm(self, tunnel: Tunnel) -> None:
@@ -332,6 +355,7 @@ class Relay:
                 os.close(way.pipe[1])
                 way.pipe = None
         for way in (tunnel.out, tunnel.back):
+            self._patient.discard(way.waking)
             if not clean:  # what was not delivered must not look as if it had ended well
                 reset(way.source)
             way.source.close()

@@ -42,12 +42,13 @@ def test_connections_of_an_adopted_tcp_socket_do_not_wait_for_nagle() -> None:
 
     assert not asyncio.run(stock()), "asyncio alone leaves it off (L1)"
 
-    async def run() -> tuple[int, str, str]:
+    async def run() -> tuple[int, bytes, str, str]:
         jail, got = _jail(), asyncio.get_running_loop().create_future()
 
         async def accept(which: Jail, source: str, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             sock = writer.get_extra_info("socket")
-            got.set_result((sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), which.id, source))
+            control = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+            got.set_result((sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), control, which.id, source))
             writer.close()
 
         adopted = socket.socket()
@@ -55,12 +56,13 @@ def test_connections_of_an_adopted_tcp_socket_do_not_wait_for_nagle() -> None:
         adopted.listen()
         await listeners.adopt(jail, adopted, accept)
         _, writer = await asyncio.open_connection(*adopted.getsockname())
-        found: tuple[int, str, str] = await got
+        found: tuple[int, bytes, str, str] = await got
         writer.close()
         jail.stop_accepting()
         return found
 
-    nodelay, jail, source = asyncio.run(run())
+    nodelay, control, jail, source = asyncio.run(run())
+    assert control == b"reno", "a timer for each packet, where BBR is the default, is for networks"
     assert nodelay and jail == "j-1" and source.startswith("127.0.0.1:")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -79,3 +80,18 @@ def test_without_a_screen_nothing_has_a_deadline(ends: tuple[socket.socket, ...]
     client.sendall(b"me too")
     assert origin.recv(100) == b"me too"
     assert not carrying._timed, "an idle tunnel costs no wake-ups"
+
+
+def test_the_end_of_a_stream_that_goes_on_arrives_however_little_it_is(ends: tuple[socket.socket, ...]) -> None:
+    """Large pieces wake the relay while there are any; what comes after them is not left where it is."""
+    client, ours, far, origin = ends
+    carrying = Relay()
+    carrying.add(ours, far, lambda _: None)
+    for size in (4 << 20, 1, 4 << 20, 300_000):
+        sending = threading.Thread(target=origin.sendall, args=(b"x" * size,))
+        sending.start()
+        while size:
+            size -= len(client.recv(size))
+        sending.join()
+    client.sendall(b"?")
+    assert origin.recv(1) == b"?"
