@@ -12,6 +12,7 @@ import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+import h2.exceptions
 import h2.settings
 import hyperframe.frame
 import pytest
@@ -414,6 +415,23 @@ def test_t8_an_origin_that_leaves_ends_what_it_has_taken_and_gets_nothing_more(o
         client.send_headers(5, _h2_head(path="/c"), end_stream=True)
         drive.from_client(client.data_to_send())
         assert len(drive.origins) == 2, "on a connection of its own"
+
+
+def test_t12_a_window_that_became_negative_costs_nobody_the_connection(ours: bool) -> None:
+    drive = Drive(_stream, alpn=b"h2", origin_alpn=b"h2")
+    client = _h2_client()
+    client.send_headers(1, _h2_head(), end_stream=True)
+    drive.from_client(client.data_to_send())
+    origin = _h2_origin(drive)
+    origin.send_headers(1, [(":status", "200")])
+    origin.send_data(1, b"x" * 100)
+    drive.from_origin(origin.data_to_send())
+    client.receive_data(drive.to_client)
+    client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 10})
+    drive.from_client(client.data_to_send())
+    origin.send_data(1, b"y" * 200)
+    with nullcontext() if ours else pytest.raises(h2.exceptions.FlowControlError):
+        drive.from_origin(origin.data_to_send())
 
 
 def test_t9_a_client_learns_the_origins_own_code(ours: bool) -> None:

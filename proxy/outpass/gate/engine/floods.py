@@ -13,6 +13,7 @@ import h2.exceptions
 
 from outpass.gate.bounds import Bounds
 
+_FRAME = 16_384
 _CONTROL = (h2.events.PingReceived, h2.events.RemoteSettingsChanged, h2.events.PriorityUpdated, h2.events.UnknownFrameReceived)
 
 
@@ -33,9 +34,9 @@ class Bucket:
         self._left -= 1
         return self._left >= 0
 
-    def earn(self) -> None:
-        """Give one back."""
-        self._left = min(self._size, self._left + 1)
+    def earn(self, count: int = 1) -> None:
+        """Give so many back."""
+        self._left = min(self._size, self._left + count)
 
 
 class Floods:
@@ -51,7 +52,7 @@ class Floods:
         """What the connection does too much of, with this event; empty: nothing."""
         if isinstance(event, h2.events.DataReceived):
             if event.data:
-                self._control.earn()
+                self._control.earn(1 + len(event.data) // _FRAME)  # as many as it came in, or nearly (bulk.py joins them)
             elif not event.stream_ended and not self._control.spend():
                 return "too many frames that carry nothing"
         elif isinstance(event, h2.events.RequestReceived):

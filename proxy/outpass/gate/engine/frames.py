@@ -26,7 +26,7 @@ from hpack.exceptions import HPACKDecodingError, OversizedHeaderListError
 from hpack.hpack import INDEX_INCREMENTAL, Decoder, Encoder
 from hpack.struct import HeaderTuple, NeverIndexedHeaderTuple
 from hpack.table import HeaderTable
-from hyperframe.frame import DataFrame, Frame, HeadersFrame
+from hyperframe.frame import DataFrame, Frame, HeadersFrame, WindowUpdateFrame
 
 from outpass.gate.engine.lean import decode_huffman
 
@@ -83,12 +83,20 @@ def serialize(self: Any) -> bytes:
 
 
 def next_frame(self: Any) -> Any:
-    """`FrameBuffer.__next__`: a whole DATA or HEADERS frame, not padded, of no split block, is cut out of the buffer once."""
+    """`FrameBuffer.__next__`: a whole DATA or HEADERS frame, not padded, of no split block, is cut out of the buffer once; so is
+    WINDOW_UPDATE."""
     data = self._data
     if len(data) < 9:
         raise StopIteration
     high, low, kind, bits, stream_id = _HEAD.unpack_from(data)
     length = high << 8 | low
+    if kind == 8 and length == 4 and len(data) >= 13 and not self._headers_buffer:
+        increment = int.from_bytes(data[9:13]) & 0x7FFFFFFF
+        if increment and self.max_frame_size >= 4:
+            del data[:13]
+            update = WindowUpdateFrame(stream_id & 0x7FFFFFFF, increment)
+            update.body_len = 4
+            return update
     if (
         kind > 1
         or bits & 0x28

@@ -24,8 +24,8 @@ from mitmproxy.proxy.layers import http as engine_http
 from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.layers.http._events import RequestData
 from mitmproxy.proxy.layers.http._http1 import Http1Connection
-from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
 
+from outpass.gate.engine.bulk import BulkConnection
 from outpass.gate.engine.watcher import watcher_of
 
 CLIENT_WINDOW: Final = (256 * 1024, 8 * 1024 * 1024)
@@ -54,7 +54,7 @@ class GoingAway(h2.events.Event):
         self.last_stream_id = last_stream_id
 
 
-class PacedConnection(BufferedH2Connection):
+class PacedConnection(BulkConnection):
     """[T3] Windows are bounded, and what was received is owed until `credit`."""
 
     def __init__(self, config: h2.config.H2Configuration, windows: tuple[int, int]) -> None:
