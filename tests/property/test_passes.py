@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from outpass.errors import PassError
 from outpass.model import Capability
+from outpass.passes import token
 from outpass.passes.ledger import SIZE_BYTES, Ledger
 from outpass.passes.token import Pass, mint, verify
 from outpass.reasons import Reason
@@ -53,6 +55,53 @@ hostile = st.builds(
 def test_every_honest_pass_is_read_back_as_it_was_meant(p: Pass) -> None:
     """Invariant: verify(mint(p)) == p, for every pass of well-formed claims."""
     assert verify(mint(p, KEY), KEYS, now=1_000, jail=p.jail) == p
+
+
+@given(st.binary(min_size=32, max_size=200), st.text(max_size=300))
+def test_the_signature_is_hmac_with_sha256(key: bytes, text: str) -> None:
+    """Invariant: for any key and text it is what the standard library's HMAC gives."""
+    assert token._signature(text, key) == token._base64(hmac.digest(key, text.encode(), "sha256"))
+
+
+@given(st.binary(max_size=30).map(token._base64) | st.text("AQgwBz019-_+/=\n ", max_size=9))
+def test_base64url_has_one_spelling(text: str) -> None:
+    """Invariant: what is decoded would be encoded as that very text, and all that would be is decoded, where it is UTF-8."""
+    try:
+        decoded = token._unbase64(text)
+    except PassError:
+        padded = text.translate({ord("-"): "+", ord("_"): "/"}) + "=" * (-len(text) % 4)
+        raw = base64.b64decode(padded) if set(text) <= set(_ALPHABET) and len(text) % 4 != 1 else b"\xff"
+        assert token._base64(raw) != text or not _is_text(raw)
+    else:
+        assert token._base64(decoded.encode()) == text
+
+
+NUMBERS = st.one_of(st.integers(-1, 1 << 64), st.sampled_from(["00", "01", "1.0", "1e3", "true", '"1"', "", "1,1"]))
+
+
+@given(honest, NUMBERS, NUMBERS, NUMBERS, st.sampled_from(["", '"jti":"7","iat":1,"exp":2,', '"x":["jti",1],']))
+def test_a_pass_that_is_read_by_parts_is_read_as_a_whole(p: Pass, serial: object, iat: object, exp: object, more: str) -> None:
+    """Invariant: for any numbers and whatever stands around them, pass or refusal equal those of the parser that takes nothing as known."""
+    text = token._unbase64(mint(p, KEY).split(".")[1])
+    numbers = f'{more}"jti":"{serial}","iat":{iat},"exp":{exp},'
+    changed = re.sub(r'"jti":"\d+","iat":\d+,"exp":\d+,', lambda _: numbers, text)
+    said = []
+    for read in (token._read, token._parsed):
+        try:
+            said.append(read(changed, "k1"))
+        except PassError as refused:
+            said.append(refused.reason)
+    assert said[0] == said[1]
+
+
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        return raw.decode() is not None
+    except UnicodeDecodeError:
+        return False
 
 
 @given(hostile)

@@ -11,8 +11,10 @@ typing (3.11), issuer's key and audience checked (3.8, 3.9), no header parameter
 from __future__ import annotations
 
 import binascii
+import hashlib
 import hmac
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, NoReturn
@@ -141,7 +143,29 @@ def verify(text: str, keys: Mapping[str, bytes], *, now: float, jail: str) -> Pa
 
 
 def _read(text: str, kid: str) -> Pass:
-    """The claims in `text` as a Pass; PassError(PASS_MALFORMED) for anything that `mint` would not have written."""
+    """The claims in `text` as a Pass; PassError(PASS_MALFORMED) for anything that `mint` would not have written.
+
+    The passes of one chain for one host differ in three numbers only, so what stands around them is parsed once. Digits put in
+    the place of digits leave JSON what it is: whatever is wrong with the text is wrong with the one that is parsed.
+    """
+    found = _NUMBERS.search(text)
+    if found is None:
+        return _parsed(text, kid)
+    alike = _alike(text[: found.start()], text[found.end() :], kid)
+    serial, iat, exp = map(int, found.groups())
+    if not serial < _SERIAL_BOUND or not iat < exp < _TIME_BOUND:
+        _malformed("a number in the pass is too large, or it ends before it begins")
+    return Pass(*alike[:9], serial, iat, exp, *alike[12:])
+
+
+@lru_cache(maxsize=512)
+def _alike(before: str, after: str, kid: str) -> Pass:
+    """A pass of which all but serial and times stand in `before` and `after`. Errors are not cached."""
+    return _parsed(f'{before}"jti":"1","iat":0,"exp":1,{after}', kid)
+
+
+def _parsed(text: str, kid: str) -> Pass:
+    """As `_read`, from the first character to the last."""
     # No claim of ours needs an escape, so one test keeps control characters, surrogates and look-alikes out of all.
     if "\\" in text or not text.isascii() or not text.isprintable():
         _malformed("the pass holds a character that no claim may hold")
@@ -248,12 +272,28 @@ def _kid(header: str) -> str:
 
 def _signature(signed: str, key: bytes) -> str:
     """HS256 over the two encoded parts, encoded."""
-    return _base64(hmac.digest(key, signed.encode(), "sha256"))
+    inside, outside = _begun(key)
+    inner, outer = inside.copy(), outside.copy()
+    inner.update(signed.encode())
+    outer.update(inner.digest())
+    return _base64(outer.digest())
 
 
+@lru_cache(maxsize=4)
+def _begun(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """The two hashes of HMAC (RFC 2104), with the key in them; OpenSSL's own sets both up again for each message."""
+    block = (hashlib.sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
+    return hashlib.sha256(block.translate(_INNER)), hashlib.sha256(block.translate(_OUTER))
+
+
+_BLOCK: Final = 64
+_INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-_FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/!!")  # `!` makes the standard alphabet's own characters an error
+_FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/!!!")  # `!` makes the standard alphabet's own characters an error
 _PADDING: Final = (b"", b"", b"==", b"=")
+_LAST: Final = ("", "", "AQgw", "AEIMQUYcgkosw048")
+"""What a text may end in, by its length modulo 4: characters whose spare bits are zero."""
 
 
 def _base64(data: bytes) -> str:
@@ -269,7 +309,7 @@ def _unbase64(text: str) -> str:
         decoded = data.decode()
     except ValueError:  # binascii.Error and UnicodeDecodeError are both
         _malformed("the pass is not base64url")
-    if _base64(data) != text:
+    if len(raw) % 4 and text[-1] not in _LAST[len(raw) % 4]:
         _malformed("the pass is not base64url in its one spelling")
     return decoded
 
@@ -305,4 +345,5 @@ def _forged(message: str) -> NoReturn:
     raise PassError(Reason.PASS_FORGED, message)
 
 
+_NUMBERS: Final = re.compile(r'"jti":"([1-9][0-9]{0,18})","iat":(0|[1-9][0-9]{0,15}),"exp":([1-9][0-9]{0,15}),')
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
