@@ -140,6 +140,16 @@ def test_explain_says_what_the_gate_would(sentence: str, args: list[str], code: 
     assert plain.stdout.strip() and "\033" not in plain.stdout
 
 
+def test_explain_says_when_a_proxy_of_the_environment_would_resolve_the_name(tmp_path: Path) -> None:
+    where = project(tmp_path)
+    ask = ("explain", "--policy", "outpass.yaml", "stripe", "https://api.stripe.com/v1/charges")
+    env = {"https_proxy": "http://ada:secret@proxy.corp:3128", "no_proxy": "corp"}
+    told = outpass(tmp_path, *ask, cwd=where, **env)
+    assert told.returncode == 0 and "secret" not in told.stdout, told.stderr
+    line = "  through: http://proxy.corp:3128 (from $HTTPS_PROXY): it resolves the name, so the address is not checked"
+    assert told.stdout.splitlines()[-1] == line
+
+
 def test_check_reports_every_fault_as_json(tmp_path: Path) -> None:
     where = project(tmp_path, "version: 1\npackges: {}\nmode: maybe\n")
     done = outpass(tmp_path, "check", "--json", "outpass.yaml", cwd=where)

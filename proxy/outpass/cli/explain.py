@@ -5,15 +5,18 @@ Lives here: arguments to an EgressRequest, an Explanation to the terminal. May n
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Mapping
 
 import click
 
+from outpass import upstream
 from outpass.cli import say
 from outpass.cli.source import policy_to_ask
-from outpass.errors import EXIT_DENY, EXIT_OK, UsageError
+from outpass.errors import EXIT_DENY, EXIT_OK, StartError, UsageError
 from outpass.model import Capability, EgressRequest
-from outpass.policy import decide, limits, names
+from outpass.policy import addresses, decide, limits, names
 from outpass.policy.explain import explain
 
 RAW = {"tcp": Capability.SOCKET, "udp": Capability.SOCKET, "dns": Capability.DNS, "listen": Capability.LISTEN}
@@ -51,6 +54,18 @@ def request_of(package: str, rest: tuple[str, ...]) -> EgressRequest:
         raise UsageError(f"{url!r}: {bad}", "for example https://api.stripe.com/v1/charges, or tcp://db.internal:5432") from None
 
 
+def proxy_of(request: EgressRequest, env: Mapping[str, str]) -> upstream.Upstream | None:
+    """The upstream proxy that would resolve the request's name. An operator's daemon has its own environment, unknown here.
+
+    Raises StartError for a proxy that `outpass run` would refuse, too.
+    """
+    by_name = request.scheme in (*names.DEFAULT_PORTS, "tcp") and not addresses.is_literal(request.host)
+    if not by_name or env.get("OUTPASS_SOCKET"):
+        return None
+    found = upstream.chosen(None, env)
+    return found if found is not None and found.carries(request.host, request.port) else None
+
+
 @click.command("explain")
 @click.option("--policy", metavar="FILE", help="The policy to ask (default: $OUTPASS_POLICY, else outpass.yaml here).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
@@ -66,9 +81,16 @@ def command(policy: str | None, as_json: bool, package: str, rest: tuple[str, ..
     compiled, now = decide.compile(loaded.policy), time.time()
     decision = decide.decide(compiled, request, now=now)
     told = explain(decision, limits.holding(compiled, request, now) if decision.allowed else ())
+    try:
+        proxy = proxy_of(request, os.environ) if decision.allowed else None
+    except StartError as problem:
+        raise UsageError(problem.message, problem.hint) from None
     if as_json:
-        say.data(told.as_json())
+        through = None if proxy is None else {"proxy": proxy.shown, "source": proxy.source}
+        say.data({**told.as_json(), "upstream": through})
     else:
         for line in told.lines:
             click.echo(line)
+        if proxy is not None:
+            click.echo(f"  through: {proxy.shown} (from {proxy.source}): it resolves the name, so the address is not checked")
     return EXIT_OK if decision.allowed else EXIT_DENY
