@@ -199,13 +199,13 @@ class Addon:
     ) -> None:
         try:
             pin = await client.pins.pin((target.host, target.port))
-        except Unresolved:
-            self._refuse(client, flow, Refused(Reason.RESOLVE_FAILED))
-            return
-        try:
+            if asker.sid in client.jail.revoked:
+                raise Refused(Reason.PASS_SESSION_ENDED)
             decision = self._decide(client, flow, target, asker, pin)
             if decision.allowed:
                 self._send(client, flow, target, asker, fields, pin, decision)
+        except Unresolved:
+            self._refuse(client, flow, Refused(Reason.RESOLVE_FAILED))
         except Refused as refused:
             self._refuse(client, flow, refused)
 

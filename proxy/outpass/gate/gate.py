@@ -305,7 +305,7 @@ class Gate:
 
     async def _serve(self, jail: Jail, arrival: Arrival, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=sock)
-        if jail.removed or self.draining or self._addon is None or self._options is None:
+        if jail.removed or arrival.sid in jail.revoked or self.draining or self._addon is None or self._options is None:
             writer.close()
             return
         pins = Pins(self._overrides, resolve, asyncio.get_running_loop().time, self._via)

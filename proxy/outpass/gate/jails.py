@@ -78,6 +78,8 @@ class Jail:
     search: tuple[str, ...] = ()
     """Domains that resolvers in the jail append to short names, canonical."""
     removed: bool = False
+    revoked: set[str] = field(default_factory=set)
+    """Sessions that the operator revoked: what was being decided or dialled for one of them when he did is not opened."""
     book: Book = field(default_factory=Book)
     undecided: int = 0
     """Raw connections that are being decided or dialled."""
@@ -114,6 +116,7 @@ class Jail:
 
     def revoke(self, sids: Collection[str]) -> None:
         """End every connection that lives by a pass of these sessions."""
+        self.revoked.update(sids)
         for client in list(self.clients):
             if any(sid in sids for sid in client.holders()):
                 client.close()

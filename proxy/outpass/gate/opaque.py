@@ -131,6 +131,8 @@ class Opener:
         try:
             if jail.removed:
                 raise NotOpened(failed(decision, Reason.DRAINING))
+            if wish.sid in jail.revoked:
+                raise NotOpened(failed(decision, Reason.PASS_SESSION_ENDED))
             _unseen(jail, asked)  # a reload while it was dialled
         except NotOpened:
             jail.tunnels -= 1

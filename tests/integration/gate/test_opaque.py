@@ -6,7 +6,10 @@ import contextlib
 import http.client
 import socket
 import ssl
+import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,12 @@ packages:
     http: [{url: "https://open.test", intercept: false}]
     socket: ["echo.test:7"]
 """
+EAGER = """
+import runpy, outpass.gate.gate
+outpass.gate.gate.EXPIRE_S = 0.05
+runpy.run_module("outpass.gate", run_name="__main__")
+"""
+"""A gate that asks about live rights twenty times a second, and not every five seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -382,6 +391,38 @@ def test_revoking_a_session_cuts_its_tunnels_and_no_others(overrides: list[tuple
         _echo(good)
         (closed,) = gate.wait_records(1, kind="close")
         assert (closed["sid"], closed["bytes_out"], closed["bytes_in"]) == ("s-bad", 8, 8)
+
+
+def test_a_tunnel_that_is_being_dialled_when_its_session_is_revoked_is_not_opened() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as slow, socket.create_connection(slow.getsockname()):
+        # There is no room for another connection until that one is accepted.
+        with Gate(POLICY, connect_to=[("echo.test", 7, "127.0.0.1", slow.getsockname()[1])]) as gate, gate.connect() as wire:
+            with ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(ask, gate, wire, "echo.test:7", "pinned", cap=SOCKET, tunnel="opaque", sid="s-bad")
+                gate.wait_records(1, host="echo.test", verdict="allow")
+                assert gate.call({"op": "session.end", "sids": ["s-bad"], "revoked": True})["op"] == "ack"
+                slow.accept()[0].close()
+                answer = asked.result(30)
+            assert (answer.status, answer.code) == (403, Reason.PASS_SESSION_ENDED)
+            (refused,) = gate.wait_records(1, host="echo.test", verdict="deny")
+            assert (refused["reason"], refused["sid"]) == ("pass_session_ended", "s-bad")
+
+
+def test_a_rule_that_expires_cuts_a_tunnel_that_is_not_looked_into(
+    overrides: list[tuple[str, int, str, int]], origin: RawOrigin
+) -> None:
+    soon = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 3))
+    policy = POLICY.replace('"https://pin.test", intercept: false', f'"https://pin.test", intercept: false, expires: "{soon}"', 1)
+    assert policy != POLICY
+    with Gate(policy, connect_to=overrides, command=(sys.executable, "-c", EAGER)) as gate:
+        with carried(gate) as wire:
+            tls = trusting(origin).wrap_socket(wire.sock, server_hostname="pin.test")
+            tls.sendall(b"GET / HTTP/1.1\r\nHost: pin.test\r\n\r\n")
+            assert tls.recv(100).startswith(b"HTTP/1.1 200")
+            with pytest.raises(ConnectionResetError):
+                tls.recv(1)
+        (closed,) = gate.wait_records(1, kind="close", host="pin.test")
+        assert closed["bytes_out"] > 0 and closed["intercept"] is False
 
 
 def test_the_end_of_the_jail_ends_its_tunnels(overrides: list[tuple[str, int, str, int]]) -> None:
