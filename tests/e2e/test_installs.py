@@ -1,10 +1,11 @@
-"""The CI job of policies/examples: pip installs from the configured index and from nowhere else, nor does what it builds.
+"""The CI job of policies/examples: pip and uv install from the configured index and from nowhere else, nor does what it builds.
 
 Judged at a stand-in index, which logs every path that is asked of it.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import phoning
+from tests.support.apps import UV
 from tests.support.files_server import FilesServer
 from tests.support.homes import Home
 from tests.support.jailed import identities
@@ -72,4 +74,34 @@ def test_pip_installs_from_the_index_and_what_it_builds_reaches_no_more_than_pip
     without = POLICY.replace(", preset:python-packaging", "")
     assert without != POLICY
     refused = home.run(without, [*command, "--force-reinstall"], *index.connect_to(), ca=index.ca_file, TRIED=str(tried))
+    assert refused.code not in (0, 125) and len(index.seen) == asked, refused.said()
+
+
+@USER
+def test_uv_installs_from_the_index_and_what_it_builds_reaches_nothing(home: Home, index: FilesServer) -> None:
+    venv, uv = home.path / "venv", home.path / ".local" / "bin" / "uv"
+    subprocess.run([apps(), "-m", "venv", "--without-pip", venv], check=True)
+    uv.parent.mkdir(parents=True)
+    shutil.copy(UV, uv)
+    home.put(".config/uv/uv.toml", f'index-url = "https://{INDEX}/simple/"\n')
+    command = [str(uv), "pip", "install", "-q", "--no-cache", "--python", str(venv), "phoning"]
+    tried, env = home.path / "tried", {"UV_LINK_MODE": "copy", "UV_HTTP_RETRIES": "0"}
+    run = home.run(POLICY, command, *index.connect_to(), ca=index.ca_file, TRIED=str(tried), **env)
+    assert run.code == 0 and tried.exists() and list(venv.glob("lib/*/site-packages/phoning.py")), run.said()
+    assert index.seen == ["/simple/phoning/", "/phoning-1.0.tar.gz"], run.said()
+    web = [r for r in run.records if r["capability"] == "network:http"]
+    assert {(r["principal"], r["host"]) for r in web if r["verdict"] == "allow"} == {("exe:uv", INDEX)}, run.said()
+    # The backend is a Python with a shim that uv started, and nobody's package.
+    refusals = {(r["principal"], r["reason"], r["host"]) for r in web if r["verdict"] == "deny"}
+    hosts = (INDEX, "evil.example.com")
+    assert refusals == {(w, why, h) for w, why in (("?", "unproven"), ("exe:curl", "no_capability")) for h in hosts}, run.said()
+    asked = len(index.seen)
+    refused = home.run(
+        POLICY.replace(", preset:python-packaging", ""),
+        [*command, "--reinstall"],
+        *index.connect_to(),
+        ca=index.ca_file,
+        TRIED=str(tried),
+        **env,
+    )
     assert refused.code not in (0, 125) and len(index.seen) == asked, refused.said()
