@@ -23,7 +23,7 @@ TEXT = (
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_short_soak_breaks_nothing(tmp_path: Path) -> None:
-    verdict = Soak(tmp_path, print, kinds=("requests", "httpx2", "curl")).run(6)
+    verdict = Soak(tmp_path, print, kinds=("httpx2", "aiohttp", "websockets", "grpc", "curl")).run(6)
     assert not verdict.broken, verdict.broken
     assert verdict.figures["arrived"] > 10 and verdict.figures["replayed"] > 10
     assert verdict.figures["chaos"]["daemon killed"] == 1

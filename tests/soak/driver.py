@@ -30,15 +30,23 @@ from tests.soak.origins import Origins
 from tests.soak.processes import Daemon, Held, interpreter
 from tests.support.daemon import until
 from tests.support.jailed import impossible
-from tests.support.runs import apps
+from tests.support.runs import stacks
 
 CLIENT: Final = Path(__file__).with_name("client.py")
-KINDS: Final = ("requests", "urllib", "httpx1", "httpx2", "curl", "requests")
+KINDS: Final = ("requests", "urllib", "httpx1", "httpx2", "aiohttp", "websockets", "grpc", "curl")
 RSS_GROWTH_KIB: Final = 40 * 1024
-_GRANT: Final = '{allow: [network:http], http: ["https://h1.soak.test/**", "https://h2.soak.test/**"], deny: {http: ["https://h1.soak.test/no/**"%s]}}'
+_HOSTS: Final = ("h1.soak.test", "h2.soak.test", "ws.soak.test", "rpc.soak.test")
+
+
+def _grant(denied: Sequence[str]) -> str:
+    hosts = ", ".join(f'"https://{host}/**"' for host in _HOSTS)
+    not_these = ", ".join(f'"https://{host}/{what}/**"' for host in _HOSTS for what in denied)
+    return f"{{allow: [network:http], http: [{hosts}], deny: {{http: [{not_these}]}}}}"
+
+
 POLICIES: Final = tuple(
-    "version: 1\ninclude: [preset:http-clients]\npackages:\n  app: " + _GRANT % more + '\n  "exe:curl": ' + _GRANT % more + "\n"
-    for more in ("", ', "https://h1.soak.test/toggle/**"')
+    f'version: 1\ninclude: [preset:http-clients]\npackages:\n  app: {_grant(denied)}\n  "exe:curl": {_grant(denied)}\n'
+    for denied in (("no",), ("no", "toggle"))
 )
 
 
@@ -177,7 +185,7 @@ class Soak:
         name = f"{kind}.{self._started}"
         inside = [] if self.jail and self._started % 2 else ["--no-jail"]
         command = [str(self.daemon.python), "-m", "outpass", "run", "-q", "--policy", "outpass.yaml", *inside, "--"]
-        command += [str(apps()), "main.py", kind, name, str(self.logs / f"{name}.txt"), str(self.where / "stop")]
+        command += [str(stacks()), "main.py", kind, name, str(self.logs / f"{name}.txt"), str(self.where / "stop")]
         with (self.where / "clients.txt").open("ab") as said:
             self.runs[name] = subprocess.Popen(
                 command, cwd=self.policy.parent, env=self.daemon.env, stdout=said, stderr=said, start_new_session=True

@@ -1,4 +1,5 @@
-"""The origins of the soak: one that does everything an origin can do wrong, one that speaks HTTP/2, one that nobody may reach.
+"""The origins of the soak: one that does everything an origin can do wrong, three that speak HTTP/2, websockets and gRPC, one that
+nobody may reach.
 
 Lives here: the servers and the log of what reached them. May not live here: who was allowed to (judge.py).
 """
@@ -12,10 +13,13 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
+import grpc
 import trustme
 
+from tests.support.grpc_origin import GrpcOrigin
 from tests.support.origin import Origin
 from tests.support.raw_origin import OK, RawOrigin, Script
+from tests.support.websocket_origin import WebSocketOrigin
 
 Arrived = tuple[str, str, str]
 """host, method, path."""
@@ -89,6 +93,18 @@ class _ByKind(dict[str, Script]):
         return SCRIPTS.get(path.split("/")[1] if path.startswith("/") else path, default)
 
 
+class _AnyCall(grpc.GenericRpcHandler):
+    """Answers whatever is called, and remembers its name."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    def service(self, handler_call_details: Any) -> Any:
+        """One message, one answer."""
+        self.called.append(handler_call_details.method)
+        return grpc.unary_unary_rpc_method_handler(lambda request, _: request[:100])
+
+
 class Origins:
     """`with Origins() as origins:`; `arrived()` is everything that reached any of them."""
 
@@ -97,13 +113,16 @@ class Origins:
         self.h1 = RawOrigin("h1.soak.test", ca=ca, scripts=_ByKind())
         self.denied = RawOrigin("denied.soak.test", ca=ca)
         self.h2 = Origin(("h2.soak.test",), ca=ca)
+        self.ws = WebSocketOrigin("ws.soak.test", ca)
+        self.calls = _AnyCall()
+        self.rpc = GrpcOrigin(ca, "rpc.soak.test", handlers=(self.calls,))
         self._arrived: set[Arrived] = set()
         self.count = 0
         self._ended = threading.Event()
         self._taker = threading.Thread(target=self._take, daemon=True)
 
     def __enter__(self) -> Self:
-        for one in (self.h1, self.denied, self.h2):
+        for one in self._all():
             one.__enter__()
         self._taker.start()
         return self
@@ -111,13 +130,19 @@ class Origins:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._ended.set()
         self._taker.join()
-        for one in (self.h1, self.denied, self.h2):
-            one.__exit__()
+        for one in self._all():
+            one.__exit__(None, None, None)
+
+    def _all(self) -> tuple[Any, ...]:
+        return self.h1, self.denied, self.h2, self.ws, self.rpc
 
     def connect_to(self) -> list[str]:
         """Options of the daemon."""
         ports = {"h1.soak.test": self.h1.port, "denied.soak.test": self.denied.port, "h2.soak.test": self.h2.port}
-        return [o for host, port in ports.items() for o in ("--connect-to", f"{host}:443:127.0.0.1:{port}")]
+        ports["rpc.soak.test"] = self.rpc.port
+        return self.ws.connect_to() + [
+            o for host, port in ports.items() for o in ("--connect-to", f"{host}:443:127.0.0.1:{port}")
+        ]
 
     def arrived(self) -> set[Arrived]:
         """What reached an origin so far."""
@@ -137,6 +162,10 @@ class Origins:
         while self.h2.seen:
             seen = self.h2.seen.pop(0)
             self._add(seen.host, seen.method, seen.path)
+        while self.ws.seen:
+            self._add("ws.soak.test", "GET", self.ws.seen.pop(0)[0])
+        while self.calls.called:
+            self._add("rpc.soak.test", "POST", self.calls.called.pop(0))
 
     def _add(self, host: str, method: str, path: str) -> None:
         self.count += 1

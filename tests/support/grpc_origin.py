@@ -25,6 +25,8 @@ class GrpcOrigin:
 
     ca: trustme.CA
     host: str
+    handlers: tuple[grpc.GenericRpcHandler, ...] = ()
+    """Instead of its own methods."""
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     """(method, metadata) of each call."""
     asked: list[tuple[str, str]] = field(default_factory=list)
@@ -42,7 +44,8 @@ class GrpcOrigin:
             [(cert.private_key_pem.bytes(), b"".join(blob.bytes() for blob in cert.cert_chain_pems))]
         )
         self._server = grpc.server(futures.ThreadPoolExecutor(16))
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
+        own = grpc.method_handlers_generic_handler(SERVICE, self._handlers())
+        self._server.add_generic_rpc_handlers(self.handlers or (own,))
         self.port: int = self._server.add_secure_port("127.0.0.1:0", credentials)
         self._server.start()
         return self
