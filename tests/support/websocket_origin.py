@@ -5,11 +5,13 @@ Lives here: the server that tests judge by. May not live here: anything of outpa
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
 from typing import Any
 
 import trustme
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 
@@ -26,8 +28,9 @@ class WebSocketOrigin:
     def _echo(self, connection: ServerConnection) -> None:
         assert connection.request is not None
         self.seen.append((connection.request.path, {name.lower() for name in connection.request.headers}))
-        for message in connection:
-            connection.send(message)
+        with contextlib.suppress(ConnectionClosed):  # clients are killed, and rights end
+            for message in connection:
+                connection.send(message)
 
     def __enter__(self) -> WebSocketOrigin:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
