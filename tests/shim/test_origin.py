@@ -65,6 +65,17 @@ async def main():
     await asyncio.sleep(0.2)
     t.join()
 asyncio.run(main())""",
+    "run_coroutine_threadsafe": """
+import asyncio, threading
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+evil.run(asyncio.run_coroutine_threadsafe, alpha.aget(), loop).result()""",
+    "run_coroutine_threadsafe from somebody else's thread": """
+import asyncio, threading
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+def work(): evil.run(asyncio.run_coroutine_threadsafe, alpha.aget(), loop).result()
+t = threading.Thread(target=work); t.start(); t.join()""",
     "add_reader": """
 import asyncio, socket
 async def main():

@@ -105,8 +105,12 @@ def trios(module: Any) -> None:
     run_by(module.unrolled_run.__code__, module.__dict__)
 
 
+_STARTS = "run_coroutine_threadsafe"
+"""Of asyncio's own calls of call_soon the one by which a thread puts somebody's work on another thread's loop."""
+
+
 def _by_the_library(frame: FrameType, name: str) -> bool:
-    return _registry.mapped() and name_of(frame) is STDLIB and not name.startswith("add_")
+    return _registry.mapped() and name_of(frame) is STDLIB and not name.startswith("add_") and frame.f_code.co_name != _STARTS
 
 
 def carried(started_by: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -138,7 +142,7 @@ def _of_the_loop(frame: "FrameType | None") -> bool:
         return False
     while frame is not None and name_of(frame) in (LOOP, LOOP_BASE):
         frame = frame.f_back
-    return frame is not None and name_of(frame) is STDLIB and not frame.f_code.co_name.startswith(("add_", "_add_"))
+    return frame is not None and name_of(frame) is STDLIB and not frame.f_code.co_name.startswith(("add_", "_add_", _STARTS))
 
 
 class _Exit:
