@@ -29,6 +29,8 @@ redis = pytest.mark.skipif(not listening(6379), reason="no Redis on 127.0.0.1:63
 POLICY = f"""
 version: 1
 packages:
+  app: {{allow: [network:socket], socket: ["{HOST}:5555"]}}
+  psycopg2-binary: {{allow: [network:socket], socket: ["{HOST}:5432"]}}
   psycopg: {{allow: [network:socket], socket: ["{HOST}:5432"]}}
   redis: {{allow: [network:socket], socket: [{{to: "{HOST}:6379"}}]}}
   "exe:psql": {{allow: [network:socket], socket: ["{HOST}:5432"]}}
@@ -88,6 +90,52 @@ def test_psycopg_without_the_right_does_not_get_there(outpassd: RunningDaemon, w
         assert "(42,)" not in said and "psycopg" in said
         assert jail.records(verdict="deny", principal="psycopg")
         assert not [r for r in jail.records(0) if r["scheme"] == "tcp" and r["verdict"] == "allow"]
+
+
+PSYCOPG2 = """
+import psycopg2
+def ask(**to):
+    try:
+        with psycopg2.connect(user="postgres", dbname="postgres", connect_timeout=10, **to) as db:
+            cursor = db.cursor()
+            cursor.execute("select 6 * 7")
+            print(cursor.fetchone())
+    except psycopg2.OperationalError as e: print(e)
+ask(host="host.outpass.internal", port=5432)
+ask(host="localhost", port=5432)
+ask(host="host.outpass.internal,elsewhere.example.com", port="5432,5432")
+ask(host="host.outpass.internal", hostaddr="127.0.0.1", port=5432)
+"""
+
+
+@postgres
+def test_psycopg2_looks_up_in_c_and_is_charged_all_the_same(jail: Enclosure, where: Path) -> None:
+    """By name, by forwarded port, with an address of its own; and among several hosts the one without a rule is refused in its name."""
+    said = app(jail, where, PSYCOPG2, "psycopg2")
+    assert said.count("(42,)") == 3, said
+    assert "psycopg2-binary@" in said and "may not connect to elsewhere.example.com:5432" in said, said
+    allowed = [r for r in jail.records(host=HOST, port=5432, kind="decision", verdict="allow") if r["scheme"] == "tcp"]
+    assert "psycopg2-binary" in {r["principal"] for r in allowed} and "unattributed" not in {r["principal"] for r in allowed}
+    (record,) = jail.records(host="elsewhere.example.com", principal="psycopg2-binary")
+    assert (record["verdict"], record["reason"]) == ("deny", "no_rule")
+
+
+ZMQ = """
+import zmq
+socket = zmq.Context().socket(zmq.PUSH)
+for host in ("host.outpass.internal", "elsewhere.example.com"):
+    try: print(socket.connect(f"tcp://{host}:5555") is not None)
+    except OSError as e: print(e)
+socket.close(linger=2000)
+"""
+
+
+def test_zeromq_connects_from_a_thread_in_c_and_its_caller_is_charged(jail: Enclosure, where: Path) -> None:
+    said = app(jail, where, ZMQ, "zmq")
+    assert "True" in said and "app (the application itself) may not connect to elsewhere.example.com:5555" in said, said
+    jail.records(host=HOST, port=5555, principal="app", verdict="allow", scheme="tcp")
+    (record,) = jail.records(host="elsewhere.example.com", port=5555)
+    assert (record["principal"], record["verdict"], record["reason"]) == ("app", "deny", "no_rule")
 
 
 @postgres

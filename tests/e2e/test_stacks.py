@@ -17,6 +17,7 @@ PROXIED = {
     "aiohttp with trust_env",
     "websockets",
     "websockets with threads",
+    "websocket-client",
     "pycurl",
     "pycurl's CurlMulti",
     "pycurl with certifi's roots",

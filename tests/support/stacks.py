@@ -56,6 +56,10 @@ _WS_AWAIT = (
     "async def ask(options, url):\n    from websockets.asyncio.client import connect\n    from websockets.exceptions import InvalidStatus\n    try:\n"
     "        async with connect(url, **options) as w:\n            await w.send('200'); return int(await w.recv())\n    except InvalidStatus as e: return e.response.status_code\n"
 )
+_WS_CLIENT = (
+    "def ask(options, url):\n    import websocket\n    try: w = websocket.create_connection(url, timeout=20, **options)\n"
+    "    except websocket.WebSocketBadStatusException as e: return e.status_code\n    w.send('200'); answer = int(w.recv()); w.close()\n    return answer\n"
+)
 _CURL = (
     "def ask(s, url):\n    import io, pycurl\n    s.setopt(pycurl.URL, url); s.setopt(pycurl.WRITEFUNCTION, lambda b: None)\n    {perform}\n"
     "    return s.getinfo(pycurl.RESPONSE_CODE) or s.getinfo(pycurl.HTTP_CONNECTCODE)\n"
@@ -121,6 +125,8 @@ STACKS = [
     _sync("websockets with threads, without a proxy", WEBSOCKET, "s = {'proxy': None}", WS),
     Stack("websockets", _WS_AWAIT, "o = {}\n" + _BOTH, WS),
     Stack("websockets without a proxy", _WS_AWAIT, "o = {'proxy': None}\n" + _BOTH, WS),
+    _sync("websocket-client", _WS_CLIENT, "s = {}", WS),
+    _sync("websocket-client without a proxy", _WS_CLIENT, "s = {'http_no_proxy': ['*']}", WS),
     _sync("pycurl", CURL, "import pycurl; s = pycurl.Curl()"),
     _sync("pycurl's CurlMulti", _CURL.format(perform=_MULTI), "import pycurl; s = pycurl.Curl()"),
     _sync("pycurl with certifi's roots", CURL, "import certifi, pycurl; s = pycurl.Curl(); s.setopt(pycurl.CAINFO, certifi.where())"),

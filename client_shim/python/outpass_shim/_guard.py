@@ -74,10 +74,19 @@ def _connecting(sock: Any, address: Any) -> Any:
     if not inet or sock.type & 0xF != _socket.SOCK_STREAM or not _tunnel.jailed():
         _to(sock, address)
         return address
-    host, port = _text(address[0]), address[1]
-    if is_local(address):
+    found = stand_in(address[0], address[1])
+    return address if found is None else _tunnel.rewritten(sock.family, address, found)
+
+
+def stand_in(place: object, port: Any) -> "str | None":
+    """In a jail: the address to connect to, which stands for this place and for whoever is calling; None for what is local.
+
+    Raises EgressDenied.
+    """
+    host = _text(place)
+    if is_local((host, port)):
         if f"{host}:{port}" == _boot.PROXY or not _tunnel.forwarded(port):
-            return address
+            return None
         name = _tunnel.HOST
     else:
         name = _tunnel.meant(host)
@@ -86,7 +95,7 @@ def _connecting(sock: Any, address: Any) -> Any:
     kind = require("network:socket", _place(name, port), True)
     found = _look_up(name, port)
     _tunnel.opening(found, port, kind)
-    return _tunnel.rewritten(sock.family, address, found)
+    return found
 
 
 def _connected(sock: Any, asked: Any, used: Any) -> None:

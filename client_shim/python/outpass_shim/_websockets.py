@@ -1,6 +1,6 @@
-"""The choke points of the websockets library: its handshakes, and the CONNECT before them.
+"""The choke points of websockets and websocket-client: their handshakes, and the CONNECT before them.
 
-Lives here: where a pass is put into what websockets sends before its first frame. May not live here: frames, which carry none.
+Lives here: where a pass is put into what they send before the first frame. May not live here: frames, which carry none.
 
 Asyncio, threads and trio share the handshake of ClientProtocol, which sees no socket: which tunnel it is in is known as in _h11.
 The old ("legacy") client has the transport, and never uses a proxy.
@@ -71,3 +71,45 @@ def patch_connect(module: Any) -> None:
         return b"\r\n".join([*lines, f"{PROXY_HEADER}: {found[0]}".encode("ascii"), b"", b""])
 
     module.prepare_connect_request = prepare_connect_request
+
+
+def patch_tunnel(module: Any) -> None:
+    """websocket._http._tunnel of websocket-client, which writes a CONNECT and can only log in with a name and a password."""
+    original = module._tunnel
+
+    def _tunnel_(sock: Any, host: str, port: int, auth: Any) -> Any:
+        found = for_connect(_tunnel.authority(host, port), port != 80) if _to_the_gate(sock) else None
+        if found is None:
+            return original(sock, host, port, auth)
+        place = _tunnel.authority(host, port)
+        module.send(sock, f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{PROXY_HEADER}: {found[0]}\r\n\r\n")
+        try:
+            status = module.read_headers(sock)[0]
+        except (OSError, module.WebSocketException) as e:
+            raise module.WebSocketProxyException(str(e)) from e
+        if status != 200:
+            raise module.WebSocketProxyException(f"failed CONNECT via proxy status: {status}")
+        _tunnel.opened.set((place.lower(), found[1]))
+        return sock
+
+    module._tunnel = _tunnel_
+
+
+def _to_the_gate(sock: Any) -> bool:
+    host, port = sock.getpeername()[:2]
+    return f"{host}:{port}" == _boot.PROXY
+
+
+def patch_handshake(module: Any) -> None:
+    """websocket._handshake._get_handshake_headers, the lines of the request; the tunnel is the one opened just before."""
+    original = module._get_handshake_headers
+
+    def _get_handshake_headers(resource: str, url: str, host: str, port: int, *args: Any, **kwargs: Any) -> Any:
+        headers, *rest = original(resource, url, host, port, *args, **kwargs)
+        last, place = _tunnel.opened.get(), _tunnel.authority(host, port).lower()
+        token = for_tunnel(place, url.startswith("wss:"), last[1]) if last is not None and last[0] == place else None
+        if token is not None:
+            headers = [headers[0], f"{TOKEN_HEADER}: {token}", *headers[1:]]
+        return (headers, *rest)
+
+    module._get_handshake_headers = _get_handshake_headers
