@@ -1,7 +1,7 @@
 # The two commands of the README's first screen, and those that developers use. Everything else is in tools/.
 PY := .venv/bin/python
 
-.PHONY: demo test setup lint unit bench fuzz soak matrix service constraints clean
+.PHONY: demo test setup lint unit bench fuzz soak matrix top60 service constraints clean
 
 demo: setup
 	@$(PY) tools/demo.py
@@ -37,6 +37,10 @@ soak: setup
 # Every network library, old and new, in every way of running it, in a jail; writes docs/matrix.md.
 matrix: setup
 	$(PY) -m tests.matrix
+
+# The most downloaded packages that use the network, each with a call of its own in a jail; writes docs/top60.md. ONLY="boto3 redis": these.
+top60: setup
+	$(PY) -m tests.top60 $(ONLY)
 
 # A FastAPI service with its SDKs and its own tests behind outpass (tests/service). Wants a PostgreSQL on 127.0.0.1:5432.
 service: setup

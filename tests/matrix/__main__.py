@@ -7,8 +7,6 @@ over the same session, does not.
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.matrix.rows import LIBRARIES, WAYS, Library
-from tests.support.apps import ROOT, UV
+from tests.support.apps import ROOT
+from tests.support.newest import newest
 from tests.support.stack_runs import Ran, run_rows
 
 NEWEST = (
@@ -73,16 +72,10 @@ def main() -> int:
 def environment(python: str, pins: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
     """(versions, cells) of one virtualenv. Cells by `library/way`."""
     with tempfile.TemporaryDirectory(prefix="outpass-matrix-") as directory:
-        venv, env = Path(directory) / "venv", {**os.environ, "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never"}
-        env.pop("VIRTUAL_ENV", None)
-        made = subprocess.run([UV, "venv", "-q", "--python", interpreter(python), venv], env=env, check=False)
-        install = [UV, "pip", "install", "-q", "--only-binary", ":all:", "--python", venv, *pins]
-        if made.returncode or subprocess.run(install, env=env, check=False).returncode:
+        venv = Path(directory) / "venv"
+        versions = newest(venv, python, pins)
+        if not versions:
             return {}, {}
-        listed = subprocess.run(
-            [UV, "pip", "list", "--format", "json", "--python", venv], env=env, capture_output=True, check=True
-        )
-        versions = {entry["name"]: entry["version"] for entry in json.loads(listed.stdout)}
         here = [library for library in LIBRARIES if not library.package or library.package in versions]
         cells: dict[str, str] = {}
         for prelude, ways in (("", [w for w in WAYS if w != "gevent"]), (MONKEY, ["gevent"])):
@@ -113,13 +106,6 @@ def unimportable(venv: Path, prelude: str, package: str) -> str:
 
 def _has(way: str, versions: dict[str, str]) -> bool:
     return way not in ("gevent", "uvloop", "trio") or way in versions
-
-
-def interpreter(python: str) -> str:
-    """The newest of this series that this machine has, else its name, for uv to look for."""
-    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    places = sorted(root.glob(f"{python}.*"))
-    return str(places[-1] / "bin" / "python") if places else python
 
 
 def judged(ran: Ran, name: str, number: int) -> str:

@@ -14,11 +14,20 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import trustme
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
+
+
+class Answer(NamedTuple):
+    """What is said in place of JSON."""
+
+    body: bytes
+    type: str = "application/octet-stream"
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -47,7 +56,7 @@ class Origin:
     seen: list[Seen] = field(default_factory=list)
     ca: trustme.CA | None = None
     answers: dict[str, Any] = field(default_factory=dict)
-    """path → JSON body, for SDKs that check the shape of what they get"""
+    """path, or host and path → JSON body, for SDKs that check the shape of what they get; or bytes, or an Answer"""
 
     def __enter__(self) -> Origin:
         self._dir = tempfile.TemporaryDirectory(prefix="outpass-origin-")
@@ -117,7 +126,16 @@ class Origin:
                 await send({"type": "http.response.body", "body": block[:left], "more_body": left > len(block)})
                 left -= len(block)
             return
-        body = json.dumps(self.answers.get(scope["path"], {"path": scope["path"], "received": seen.body_bytes})).encode()
+        said = self.answers.get(host + scope["path"], self.answers.get(scope["path"]))
+        if isinstance(said, bytes):
+            said = Answer(
+                said, "text/html" if said.startswith(b"<!") else "application/xml" if said.startswith(b"<") else "text/csv"
+            )
+        if isinstance(said, Answer):
+            status, body = said.status, said.body
+            extra = [(k.encode(), v.encode()) for k, v in (("content-type", said.type), *said.headers)]
+        else:
+            body = json.dumps(said if said is not None else {"path": scope["path"], "received": seen.body_bytes}).encode()
         await send({"type": "http.response.start", "status": status, "headers": [*extra, (b"content-length", b"%d" % len(body))]})
         await send({"type": "http.response.body", "body": body})
 

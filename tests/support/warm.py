@@ -81,18 +81,24 @@ class Warm:
 @contextmanager
 def warm(home: Path, hosts: tuple[str, ...], *, jail: bool = False) -> Iterator[Warm]:
     """A daemon whose gate finds `hosts` at one local origin; `jail`: its runs are in jails."""
+    with Origin(hosts) as origin, serving(home, *origin.connect_to(), "--upstream-ca", str(origin.ca_file)) as env:
+        yield Warm(home, origin, env, jail)
+
+
+@contextmanager
+def serving(home: Path, *options: str) -> Iterator[dict[str, str]]:
+    """An operator's daemon with its files below `home`; yields the environment of its runs."""
     home.mkdir(exist_ok=True)
     env = environment(home)
-    with Origin(hosts) as origin, (home / "daemon.txt").open("wb") as said:
-        command = [OUTPASS, "daemon", *origin.connect_to(), "--upstream-ca", str(origin.ca_file)]
-        process = subprocess.Popen(command, env=env, stdout=said, stderr=said)
+    with (home / "daemon.txt").open("wb") as said:
+        process = subprocess.Popen([OUTPASS, "daemon", *options], env=env, stdout=said, stderr=said)
         try:
             control = home / "run" / "control.sock"
             end = time.monotonic() + 30
             while not control.exists():
                 assert time.monotonic() < end and process.poll() is None, (home / "daemon.txt").read_text()
                 time.sleep(0.02)
-            yield Warm(home, origin, {**env, "OUTPASS_SOCKET": os.fspath(control)}, jail)
+            yield {**env, "OUTPASS_SOCKET": os.fspath(control)}
         finally:
             process.terminate()
             process.wait(30)

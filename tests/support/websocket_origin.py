@@ -23,7 +23,8 @@ class WebSocketOrigin:
         ca.issue_cert(host).configure_cert(context)
         self.seen: list[tuple[str, set[str]]] = []
         self._server = serve(self._echo, "127.0.0.1", 0, ssl=context, compression=None)
-        self._host, self._port = host, self._server.socket.getsockname()[1]
+        self._host = host
+        self.port: int = self._server.socket.getsockname()[1]
 
     def _echo(self, connection: ServerConnection) -> None:
         assert connection.request is not None
@@ -41,4 +42,4 @@ class WebSocketOrigin:
 
     def connect_to(self) -> list[str]:
         """The `--connect-to` option that sends its host here."""
-        return ["--connect-to", f"{self._host}:443:127.0.0.1:{self._port}"]
+        return ["--connect-to", f"{self._host}:443:127.0.0.1:{self.port}"]
