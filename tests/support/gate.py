@@ -27,6 +27,7 @@ import yaml
 
 from outpass.broker import keys as broker_keys
 from outpass.broker import memory as broker_memory
+from outpass.broker import spawn
 from outpass.passes import ledger, token
 from outpass.policy import document, schema, wire
 from outpass.policy.rules import Policy
@@ -104,7 +105,7 @@ class Gate:
         """Start the process and wait until it is ready; again after it was killed."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = ours
-        env = {**os.environ, **self.env}
+        env = {**os.environ, **spawn.ALLOCATOR, **self.env}
         self.process = subprocess.Popen(
             [*self.command, "--control", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],

@@ -15,7 +15,7 @@ from outpass.broker import control
 from outpass.broker.control import Control
 from outpass.broker.gates import Gates
 from outpass.broker.jails import InForce
-from outpass.broker.spawn import Child, spawn
+from outpass.broker.spawn import ALLOCATOR, Child, spawn
 from outpass.broker.synthetic import Addresses, Key
 from outpass.errors import StartError
 from outpass.policy import decide
@@ -180,3 +180,18 @@ def test_a_control_listener_without_descriptors_waits_instead_of_spinning(monkey
     asyncio.run(work())
     os.close(read)
     os.close(write)
+
+
+SAYS = "import os, socket, sys; socket.socket(fileno=int(sys.argv[2])).send('\\n'.join(f'{k}={v}' for k, v in os.environ.items()).encode())"
+
+
+def test_a_gate_keeps_the_memory_of_large_reads_and_gets_none_of_pythons_variables() -> None:
+    given = {"PATH": os.environ["PATH"], "PYTHONPATH": "/evil", "SSLKEYLOGFILE": "/keys", "MALLOC_TOP_PAD_": "7"}
+    child = spawn(given, [sys.executable, "-c", SAYS])
+    child.control.settimeout(30)
+    said = dict(line.split("=", 1) for line in child.control.recv(100_000).decode().split("\n"))
+    child.process.wait(30)
+    child.control.close()
+    assert said["MALLOC_TRIM_THRESHOLD_"] == ALLOCATOR["MALLOC_TRIM_THRESHOLD_"]
+    assert said["MALLOC_TOP_PAD_"] == "7", "the operator's own wins"
+    assert not {"PYTHONPATH", "SSLKEYLOGFILE"} & said.keys()
