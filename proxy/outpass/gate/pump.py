@@ -16,7 +16,7 @@ from outpass.gate.waking import PAUSE_S, Waking
 
 CHUNK: Final = 1 << 19
 """Bytes that one turn of the loop reads from one connection at most."""
-PIECE: Final = 1 << 17
+PIECE: Final = 1 << 16
 """Bytes for which a large body wakes the loop (waking.py)."""
 
 

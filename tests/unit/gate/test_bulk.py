@@ -181,3 +181,50 @@ def test_a_window_that_became_negative_is_waited_for() -> None:
     client.send_data(1, b"y" * 200)
     client.end_stream(1)
     assert sum(len(chunk.data) for chunk in client.stream_buffers[1]) == 200
+
+
+def _waiting() -> BulkConnection:
+    """A connection with more to send on two streams than it has window for."""
+    client = BulkConnection(_config(client=True))
+    h2.connection.H2Connection.initiate_connection(client)
+    for stream in (1, 3):
+        client.send_headers(stream, HEAD)
+        client.send_data(stream, bytes((stream,)) * 50_000)
+    client.end_stream(3)
+    client.data_to_send()
+    return client
+
+
+def _said(client: BulkConnection) -> Any:
+    queued = {n: [(len(c.data), c.end_stream) for c in queue] for n, queue in client.stream_buffers.items() if queue}
+    windows = [client.outbound_flow_control_window, *(s.outbound_flow_control_window for s in client.streams.values())]
+    return bytes(client.data_to_send()), windows, queued, {n: s.state_machine.state for n, s in client.streams.items()}
+
+
+UPDATES = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 1, 3, 5]), st.sampled_from([0, 1, 40_000, 2**31 - 1, 2**31 + 9]), st.sampled_from([8, 8, 8, 6])
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(UPDATES, st.sampled_from([0, 1, 5]))
+def test_window_that_is_taken_at_one_look_is_taken_as_the_library_takes_it(updates: Any, cut: int) -> None:
+    """Invariant: what is plainly right has the same effect, and of anything else nothing is done."""
+    frames = [b"\0\0\4" + bytes((kind, 0)) + n.to_bytes(4) + count.to_bytes(4) for n, count, kind in updates]
+    data = b"".join(frames)[cut:]
+    ours, library = _waiting(), _waiting()
+    if not ours.opened(data):
+        assert _said(ours) == _said(_waiting())
+        return
+    assert all(isinstance(e, h2.events.WindowUpdated) for e in h2.connection.H2Connection.receive_data(_waiting(), data))
+    assert library.receive_data(data) == []
+    assert _said(ours) == _said(library)
+
+
+def test_the_usual_pair_of_updates_is_taken_at_one_look() -> None:
+    client = _waiting()
+    assert client.opened(b"\0\0\4\x08\0\0\0\0\0\0\0\x80\0" + b"\0\0\4\x08\0\0\0\0\1\0\0\x80\0")
+    assert len(client.data_to_send()) == 32_768 + 2 * 9

@@ -15,12 +15,17 @@ from typing import Any, Final
 import h2.config
 import h2.connection
 import h2.frame_buffer
-from h2.connection import ConnectionInputs
+from h2.connection import ConnectionInputs, ConnectionState
 from h2.stream import StreamInputs, StreamState
 from hyperframe.frame import DataFrame
 from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection, SendH2Data
 
 _HEAD: Final = struct.Struct(">HBBBL")
+_UPDATE: Final = struct.Struct(">IBLL")
+_WINDOW_UPDATE: Final = 0x0408
+"""Length 4 and the frame's kind."""
+_LARGEST: Final = 2**31 - 1
+_RUNS: Final = frozenset((ConnectionState.CLIENT_OPEN, ConnectionState.SERVER_OPEN))
 _SENDS: Final = frozenset((StreamState.OPEN, StreamState.HALF_CLOSED_REMOTE))
 
 
@@ -63,6 +68,40 @@ class BulkConnection(BufferedH2Connection):
     def __init__(self, config: h2.config.H2Configuration) -> None:
         super().__init__(config)
         self.incoming_buffer = Joined(server=not config.client_side)
+
+    def opened(self, data: bytes) -> bool:
+        """Take one or two WINDOW_UPDATEs that are plainly right, and send what waited for them; False: nothing was done.
+
+        An upload is such frames and nothing else, in this direction: one or two for every 32 KiB.
+        """
+        size, buffer = len(data), self.incoming_buffer
+        if size not in (13, 26) or buffer._data or buffer._preamble_len or buffer._headers_buffer:
+            return False
+        found: dict[int, int] = {}
+        for at in range(0, size, 13):
+            kind, _, stream_id, increment = _UPDATE.unpack_from(data, at)
+            stream = self.streams.get(stream_id)
+            if kind != _WINDOW_UPDATE or not 0 < increment <= _LARGEST or stream_id in found:
+                return False
+            if stream_id and (stream is None or stream.state_machine.state not in _SENDS):
+                return False
+            window = self.outbound_flow_control_window if stream is None else stream.outbound_flow_control_window
+            if window + increment > _LARGEST:
+                return False
+            found[stream_id] = increment
+        if self.state_machine.state not in _RUNS:
+            return False
+        for stream_id, increment in found.items():
+            if stream_id:
+                self.streams[stream_id].outbound_flow_control_window += increment
+            else:
+                self.outbound_flow_control_window += increment
+        if 0 in found:
+            self.connection_window_updated()
+        else:
+            for stream_id in found:
+                self.stream_window_updated(stream_id)
+        return True
 
     def send_data(self, stream_id: int, data: Any, end_stream: bool = False, pad_length: None = None) -> None:
         """Send as much as the peer's window takes, and queue the rest."""

@@ -99,6 +99,10 @@ class Paced(_http2.Http2Connection):
         if data := self.h2_conn.data_to_send():
             yield commands.SendData(self.conn, data)
 
+    def _opened(self, event: events.Event) -> bool:
+        """Whether `event` was window for what waits here, and nothing else."""
+        return type(event) is events.DataReceived and self.h2_conn.opened(event.data)
+
     def close_connection(self, msg: str) -> CommandGenerator[None]:
         self.h2_conn.owed.clear()
         self.h2_conn.stream_buffers.clear()
@@ -127,7 +131,7 @@ class Http2Server(Paced, _http2.Http2Server):
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
         """[T1] Stock answers errors with an HTML page that names the engine and its version."""
-        if isinstance(event, Settle):
+        if isinstance(event, Settle) or self._opened(event):
             yield from self._settle()
             return
         if isinstance(event, Nudge):
@@ -313,7 +317,7 @@ class Http2Client(Paced, _http2.Http2Client):
         return self.their_stream_id.get(stream_id, 0)
 
     def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
-        if isinstance(event, Settle):
+        if isinstance(event, Settle) or self._opened(event):
             yield from self._settle()
             return
         if isinstance(event, RequestProtocolError) and self.stream_queue.pop(event.stream_id, None) is not None:
