@@ -127,6 +127,14 @@ LATER = [
         f"import requests\ndef go(p): p.submit(requests.get, {APP!r}).result()",
         "import evil\nfrom concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(1) as p: p.submit(len, '').result(); evil.go(p)\n",
     ),
+    Attack(
+        "a coroutine for the application's loop, from the application's thread",
+        "import asyncio, requests\ndef go(loop):\n"
+        f"    asyncio.run_coroutine_threadsafe(asyncio.to_thread(requests.get, {APP!r}), loop).result()",
+        "import asyncio, evil, subprocess, threading\nsubprocess.run(['true'])\nloop = asyncio.new_event_loop()\n"
+        "threading.Thread(target=loop.run_forever, daemon=True).start()\n"
+        "t = threading.Thread(target=lambda: evil.go(loop)); t.start(); t.join()\n",
+    ),
     *(
         Attack(f"a process by {method} that runs {what}", child(method, target), GUARDED)
         for method in ("fork", "spawn", "forkserver")

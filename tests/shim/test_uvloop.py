@@ -44,6 +44,7 @@ def site() -> str:
         "loop.call_soon_threadsafe(alpha.get)",
         "loop.call_later(0.01, alpha.get)",
         "loop.call_at(loop.time(), alpha.get)",
+        "await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(alpha.aget(), loop))",
         "t = asyncio.create_task(alpha.aget())",
         "t = loop.create_task(asyncio.to_thread(alpha.get))",
         "await asyncio.gather(alpha.aget())",
