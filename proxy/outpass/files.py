@@ -31,7 +31,7 @@ NAMES: Final = ("outpass.yaml", ".outpass.yaml")
 ALLOW: Final = "--allow"
 """The name of the command line's allowlist in faults and decisions; its line is the option's number."""
 _MAX_FILES: Final = 64
-_WITHOUT_FILE: Final = ("preset:http-clients", "preset:instruments")
+_WITHOUT_FILE: Final = ("preset:http-clients", "preset:sdk-cores", "preset:instruments")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Choice(NamedTuple):
 
     def base(self) -> list[str]:
         """What a policy that is suggested after a run includes."""
-        return [str(self.file)] if self.file else ["preset:http-clients", "preset:instruments"]
+        return [str(self.file)] if self.file else ["preset:http-clients", "preset:sdk-cores", "preset:instruments"]
 
     def message(self) -> dict[str, object]:
         """As the control protocol has it (proxy/README.md)."""
