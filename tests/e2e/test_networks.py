@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.jailed import impossible
 from tests.support.networks import Network, Seen, within
-from tests.support.runs import OUTPASS, environment, records
+from tests.support.runs import OUTPASS, apps, environment, records
 
 pytestmark = [
     pytest.mark.skipif(bool(impossible(os.getuid())), reason="no jail is possible here"),
@@ -107,3 +107,33 @@ def test_names_of_an_internal_zone_are_refused_with_the_line_that_allows_them_an
     assert seen.reached == [INNER, FOUR]
     assert f'{{url: "http://git.corp.example.org/", methods: ["GET"], private: ["{INNER}/32"]}}' in seen.err, seen.err
     assert [r["reason"] for r in log if r["host"] == "git.corp.example.org" and r["verdict"] == "deny"] == ["address_private"]
+
+
+BY_NAME = """
+import socket
+def ask(host):
+    try:
+        with socket.create_connection((host, 80), 10) as sock:
+            sock.sendall(b"GET / HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n")
+            return sock.recv(20).split()[1].decode()
+    except PermissionError as e:
+        return e.reason
+print(ask("db.corp.example.org"), ask("bare.corp.example.org"), ask("other.corp.example.org"))
+"""
+
+
+def test_without_a_jail_a_socket_rule_that_names_a_host_is_enough_for_a_driver_that_looks_it_up(tmp_path: Path) -> None:
+    network = Network(
+        resolver="10.20.0.53", zone={f"{name}.corp.example.org": [INNER] for name in ("db", "bare", "other")}, servers=[INNER]
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "main.py").write_text(BY_NAME)
+    rules = '{to: "db.corp.example.org:80", private: ["10.20.0.0/16"]}, "bare.corp.example.org:80"'
+    (home / "outpass.yaml").write_text(f"version: 1\npackages:\n  app: {{allow: [network:socket], socket: [{rules}]}}\n")
+    command = [OUTPASS, "run", "--policy", "outpass.yaml", "--no-jail", "-q", "--", str(apps()), "main.py"]
+    seen = within(tmp_path, network, command, environment(home), home)
+    assert seen.out.split() == ["200", "address_private", "no_capability"], seen
+    assert seen.reached == [INNER]
+    decided = {(r["verdict"], r["reason"], r["host"], tuple(r["addresses"] or ())) for r in records(home)}
+    assert ("allow", "allowed", "db.corp.example.org", (INNER,)) in decided, decided

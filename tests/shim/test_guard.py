@@ -118,6 +118,30 @@ def test_with_a_grant_the_call_is_made(world: World) -> None:
     assert [m["cap"] for m in world.broker.of("check")] == ["network:listen"]
 
 
+RESOLVED = """
+import alpha, types, outpass_shim._guard as guard
+found = [(2, 1, 6, "", ("192.0.2.9", 5432)), (10, 1, 6, "", ("2001:db8::9", 5432, 0, 0))]
+fake = types.SimpleNamespace(
+    getaddrinfo=lambda *_: found, getnameinfo=None, gethostbyname=lambda _: "192.0.2.7",
+    gethostbyname_ex=lambda h: (h, [], ["192.0.2.6"]), gethostbyaddr=None)
+guard.patch_resolver(fake)
+fake.getaddrinfo("db.internal", 5432); fake.gethostbyname("one.internal"); fake.gethostbyname_ex("two.internal")
+fake.getaddrinfo("192.0.2.5", 5432)
+for host in ("192.0.2.9", "192.0.2.7", "192.0.2.6", "192.0.2.5"):
+    try: alpha.connect(host, 5432)
+    except PermissionError: pass
+"""
+
+
+def test_a_connection_to_an_address_says_which_name_was_looked_up_to_get_it(world: World) -> None:
+    world.package("alpha", ALPHA)
+    world.broker.answers = lambda m: {"allow": m["cap"] == "network:dns", "reason": "no_rule"} if m["op"] == "check" else None
+    world.run(RESOLVED)
+    asked = [(m["dst"], m.get("name")) for m in world.broker.of("check") if m["cap"] == "network:socket"]
+    named = [("192.0.2.9", "db.internal"), ("192.0.2.7", "one.internal"), ("192.0.2.6", "two.internal"), ("192.0.2.5", None)]
+    assert asked == [(f"{host}:5432", name) for host, name in named]
+
+
 STREAM_OF_DATAGRAMS = """
 import alpha, beta, socket, time
 s = socket.socket(type=socket.SOCK_DGRAM)

@@ -52,9 +52,14 @@ def _place(host: object, port: object) -> str:
     return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
 
 
-def require(capability: str, destination: str, gate: bool = False, lasting: bool = False) -> str:
+_looked_up: "dict[str, str]" = {}
+"""Address → the name that this process looked up to get it. Without a jail only: there, an address stands for its name."""
+MAX_LOOKED_UP = 4096
+
+
+def require(capability: str, destination: str, gate: bool = False, lasting: bool = False, name: str = "") -> str:
     """The kind of tunnel if the broker allows it. Raises EgressDenied with the broker's words. `gate`: the gate decides again."""
-    chain, refusal, tunnel = _session.check(capability, destination, gate, lasting)
+    chain, refusal, tunnel = _session.check(capability, destination, gate, lasting, name)
     refuse(capability, destination, chain, refusal)
     return tunnel
 
@@ -117,7 +122,8 @@ def _to(sock: Any, address: Any) -> None:
         # Anything else than a tuple is the original's to complain about.
         if isinstance(address, tuple) and len(address) > 1 and not is_local(address):
             datagrams = sock.type & 0xF == _socket.SOCK_DGRAM
-            require("network:socket", _place(address[0], address[1]), lasting=datagrams)
+            name = _looked_up.get(_text(address[0]), "")
+            require("network:socket", _place(address[0], address[1]), lasting=datagrams, name=name)
     elif sock.family not in _LOCAL_FAMILIES:
         require("network:socket", f"family-{sock.family}:0")
 
@@ -187,6 +193,15 @@ def _resolve(host: Any, literals: bool = True, port: object = 0) -> Any:
     return host
 
 
+def _remember(host: Any, found: "list[str]") -> None:
+    """Which addresses a name led to: rules name hosts, and what is connected to is an address."""
+    if host is None or _session.jailed or _packed(_text(host)) is not None:
+        return
+    if len(_looked_up) + len(found) > MAX_LOOKED_UP:
+        _looked_up.clear()
+    _looked_up.update(dict.fromkeys(found, _text(host)))
+
+
 def patch_resolver(module: Any) -> None:
     """getaddrinfo, getnameinfo, gethostbyname, gethostbyname_ex and gethostbyaddr of a module."""
 
@@ -203,7 +218,9 @@ def patch_resolver(module: Any) -> None:
             if found is not host:
                 host = "::ffff:" + found if family == _socket.AF_INET6 else found
                 flags &= ~_socket.AI_ADDRCONFIG  # a jail has loopback only, and yet every address
-        return original_getaddrinfo(host, port, family, type, proto, flags)
+        answer = original_getaddrinfo(host, port, family, type, proto, flags)
+        _remember(host, [info[4][0] for info in answer])
+        return answer
 
     def getnameinfo(sockaddr: Any, flags: int, /) -> Any:
         if not flags & _socket.NI_NUMERICHOST:
@@ -216,6 +233,8 @@ def patch_resolver(module: Any) -> None:
         def look_up(host: Any, /) -> Any:
             found = _resolve(host, literals)
             answer = original(found)
+            if literals:
+                _remember(host, answer[2] if name == "gethostbyname_ex" else [answer])
             return (host, [], answer[2]) if found is not host and name == "gethostbyname_ex" else answer
 
         look_up.__name__, look_up.__doc__ = name, original.__doc__

@@ -139,12 +139,13 @@ def mint(use: str, destination: str, tls: bool) -> "tuple[str, str] | None":
 
 
 def check(
-    capability: str, destination: str, gate: bool = False, lasting: bool = False
+    capability: str, destination: str, gate: bool = False, lasting: bool = False, name: str = ""
 ) -> "tuple[tuple[str, ...], tuple[str, str] | None, str]":
     """(chain of whoever is calling, refusal as reason and text or None when allowed, tunnel). No answer is a refusal.
 
     tunnel: `http` where the gate will look into the connection, else `opaque`; a broker that does not say means that.
     `lasting`: leave that this chain was given in the last second is good enough, as for datagrams, of which there are many.
+    `name`: what was looked up, where the destination is an address.
     """
     chain: tuple[str, ...] = (UNKNOWN,)
     if not ensure():
@@ -153,7 +154,7 @@ def check(
         chain = principals(sys._getframe())
         if lasting and _leave.get((chain, destination), 0.0) > time.monotonic():
             return chain, None, "opaque"
-        message = {"op": "check", "cap": capability, "dst": destination, "chain": chain}
+        message = {"op": "check", "cap": capability, "dst": destination, "chain": chain, **({"name": name} if name else {})}
         reply = _ask({**message, "gate": True} if gate else message)
     except Exception as e:
         return chain, ("broker_unavailable", f"the broker that decides about {capability} is gone ({e})"), "opaque"

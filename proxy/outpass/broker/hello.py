@@ -86,6 +86,8 @@ class Ask(NamedTuple):
     chain: tuple[str, ...]
     gate: bool = False
     """A check of a connection that goes through the gate anyway."""
+    name: str = ""
+    """Of a check without a jail: what the program looked up to get the address in `host`."""
 
 
 class Lookup(NamedTuple):
@@ -163,7 +165,18 @@ def read_check(message: dict[str, Any]) -> Ask:
     gate = message.get("gate", False)
     if not isinstance(gate, bool) or (gate and cap != Capability.SOCKET.value):
         raise Refused(Reason.BAD_REQUEST, "gate is true or false, and for sockets only")
-    return Ask("", cap, host, port, False, _chain(message.get("chain")), gate)
+    return Ask("", cap, host, port, False, _chain(message.get("chain")), gate, _looked_up(message.get("name"), cap, host))
+
+
+def _looked_up(name: object, cap: str, host: str) -> str:
+    if name is None:
+        return ""
+    if not isinstance(name, str) or len(name) > MAX_DST or cap != Capability.SOCKET.value or not addresses.is_literal(host):
+        raise Refused(Reason.BAD_REQUEST, "name is a host, and for sockets to an address only")
+    try:
+        return names.host(name)
+    except ValueError:
+        return ""  # no rule can name it
 
 
 def read_lookup(message: dict[str, Any]) -> Lookup:

@@ -21,11 +21,12 @@ from outpass.broker.hello import Ask, Refused
 from outpass.broker.resolve import Later, Lookups
 from outpass.broker.session import Origin, Session
 from outpass.errors import PassError
-from outpass.model import Capability, Decision, EgressRequest
+from outpass.model import Capability, Decision, EgressRequest, Verdict
 from outpass.passes import token
 from outpass.passes.token import Pass
 from outpass.policy import names, ways
 from outpass.policy.decide import decide
+from outpass.policy.reach import connectable
 from outpass.reasons import ENTRIES, Reason
 
 MAX_PLAN: Final = 2_048
@@ -169,6 +170,11 @@ class Minter:
             return b'{"allow":true}'
         links = complete(session, ask.chain)
         decision = self._decide(session, ask, links, hello.CHECKED[ask.cap])
+        if decision.verdict is not Verdict.ALLOW and not session.jail.transparent:
+            if ask.cap == Capability.DNS.value and self._implied(session, ask.host, links):
+                return b'{"allow":true}'
+            if ask.name:
+                decision = self._by_name(session, ask, links)
         if ask.gate and session.jail.transparent:
             web = ask._replace(cap=Capability.HTTP.value)
             tls, plain = (self._decide(session, web, links, scheme) for scheme in ("https", "http"))
@@ -183,6 +189,25 @@ class Minter:
         if decision.allowed:
             return b'{"allow":true}'
         return refused(decision.reason, told_of_the_gate(decision) if self._has_http(session, ask, links) else told(decision))
+
+    def _implied(self, session: Session, host: str, links: Origin) -> bool:
+        """Whether a socket rule names what is looked up. In a jail there is no such look-up: an address stands for the name."""
+        chain, versions = tuple(link.name for link in links), tuple(link.version for link in links)
+        return connectable(session.jail.force.compiled, chain, versions, host, now=self._clock(), tier=session.jail.tier)
+
+    def _by_name(self, session: Session, ask: Ask, links: Origin) -> Decision:
+        """A connection to an address that the program got for a name: rules name hosts. The address is judged with it."""
+        request = EgressRequest(
+            capability=ask.cap,
+            chain=tuple(link.name for link in links),
+            versions=tuple(link.version for link in links),
+            scheme="tcp",
+            host=ask.name,
+            port=ask.port,
+            addresses=(ask.host,),
+            tier=session.jail.tier,
+        )
+        return decide(session.jail.force.compiled, request, now=self._clock())
 
     def _has_http(self, session: Session, ask: Ask, links: Origin) -> bool:
         """Whether somebody who is refused a raw connection, or the look-up before it, may use HTTP there."""

@@ -15,7 +15,7 @@ from typing import Final
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from outpass.model import Capability, Decision, EgressRequest, Tier
+from outpass.model import Capability, Decision, EgressRequest, Tier, Verdict
 from outpass.policy import names
 from outpass.policy.compiled import Compiled
 from outpass.policy.decide import decide
@@ -45,6 +45,17 @@ def reachable(
             if decision.allowed:
                 return decision
     return None
+
+
+def connectable(
+    c: Compiled, chain: tuple[str, ...], versions: tuple[str | None, ...], host: str, *, now: float, tier: str
+) -> bool:
+    """Whether a socket rule lets this chain connect to a canonical `host` at some port: such a rule implies the look-up."""
+    socket = Capability.SOCKET.value
+    return any(
+        decide(c, EgressRequest(socket, chain, versions, scheme, host, port, tier=tier), now=now).verdict is Verdict.ALLOW
+        for scheme, port in _tried(c, socket, chain, host)
+    )
 
 
 def _tried(c: Compiled, capability: str, chain: tuple[str, ...], host: str) -> list[tuple[str, int]]:

@@ -150,6 +150,38 @@ class TestCheck:
         )
         assert [(r["source"], r["label"], r["peer"]["pid"]) for r in written] == [("broker", "a test", puppet.pid)]
 
+    @pytest.mark.parametrize(
+        ("sentence", "ask", "who", "reason"),
+        [
+            ("a socket rule implies the look-up", {"cap": "network:dns", "dst": "sql.example.com:53"}, "tunnel", None),
+            ("of its own package", {"cap": "network:dns", "dst": "sql.example.com:53"}, "six", "no_capability"),
+            ("what was looked up is named by a rule", {"dst": "93.184.216.34:5432", "name": "SQL.example.com."}, "tunnel", None),
+            ("of another port", {"dst": "93.184.216.34:5433", "name": "sql.example.com"}, "tunnel", "no_rule"),
+            ("of another package", {"dst": "93.184.216.34:5432", "name": "sql.example.com"}, "six", "no_capability"),
+            ("and may be dialled", {"dst": "10.0.0.5:5432", "name": "sql.example.com"}, "tunnel", "address_private"),
+            ("the address alone is not", {"dst": "93.184.216.34:5432"}, "tunnel", "no_rule"),
+            ("a name that no rule can have is none", {"dst": "93.184.216.34:5432", "name": "a b"}, "tunnel", "no_rule"),
+        ],
+    )
+    def test_without_a_jail_a_rule_that_names_a_host_covers_its_look_up_and_what_it_led_to(
+        self, puppet: Puppet, site: str, sentence: str, ask: dict[str, str], who: str, reason: str | None
+    ) -> None:
+        puppet.hello(paths=[site])
+        reply = puppet.say(op="check", **{"cap": "network:socket", **ask}, chain=[who, "app"])
+        assert (reply["allow"], reply.get("reason")) == (reason is None, reason), sentence
+        if reason == "no_rule" and ask.get("name") == "sql.example.com":
+            assert '- "sql.example.com:5433"' in reply["say"], "the line names what was asked for"
+
+    @pytest.mark.parametrize(
+        "more", [{"name": 5}, {"name": "x", "dst": "sql.example.com:5432"}, {"name": "x", "cap": "network:dns"}]
+    )
+    def test_a_name_is_for_a_socket_and_an_address(self, puppet: Puppet, more: dict[str, Any]) -> None:
+        puppet.hello()
+        assert (
+            puppet.say(**{"op": "check", "cap": "network:socket", "dst": "10.0.0.1:1", "chain": ["app"], **more})["error"]
+            == "bad_request"
+        )
+
     @pytest.mark.parametrize(("cap", "dst"), [("network:socket", "api.example.com:443"), ("network:dns", "api.example.com:53")])
     def test_who_goes_round_the_gate_though_http_is_allowed_is_told_to_go_through_it(
         self, puppet: Puppet, site: str, cap: str, dst: str
