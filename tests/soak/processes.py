@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.daemon import until
+from tests.support.daemon import is_gate, until
 from tests.support.runs import environment
 
 PROBE = """
@@ -87,7 +87,7 @@ class Daemon:
 
     def gates(self) -> list[int]:
         """Pids of the gates that run now."""
-        return [pid for pid in _family(self.process.pid) if b"outpass.gate" in _words(pid)]
+        return [pid for pid in _family(self.process.pid) if is_gate(pid)]
 
     def kill_gate(self, rng: random.Random) -> float:
         """SIGKILL to one of the gates; when that was (Unix time)."""

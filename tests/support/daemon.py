@@ -35,6 +35,23 @@ def until(what: str, condition: Callable[[], Any], seconds: float = 30.0) -> Any
     return found
 
 
+def is_gate(pid: int) -> bool:
+    """Whether a process is a gate, and not one that waits until it is needed."""
+    return b"outpass.gate" in _of(pid, "cmdline") and not _is_spare(pid)
+
+
+def _is_spare(pid: int) -> bool:
+    return b"--spare" in _of(pid, "cmdline") and _of(pid, "comm") != b"outpass-gate\n"
+
+
+def _of(pid: int, name: str) -> bytes:
+    """A file of a process's in /proc; empty where it has gone."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
 class Control:
     """A control connection, as `outpass run` has one."""
 
@@ -109,10 +126,14 @@ class RunningDaemon:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         found = []
         for pid in children:
-            with contextlib.suppress(OSError):
-                if b"outpass.gate" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.append(int(pid))
+            if is_gate(int(pid)):
+                found.append(int(pid))
         return found
+
+    def spare_pid(self) -> int | None:
+        """Of the one in reserve, where there is one."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return next((int(pid) for pid in children if _is_spare(int(pid))), None)
 
     def gate_pid(self) -> int | None:
         """Of the gate that runs now, where there is one."""

@@ -32,7 +32,7 @@ from outpass.broker.resolve import Lookups
 from outpass.broker.rundir import MINT, RuntimeDir
 from outpass.broker.serve import Options, Word
 from outpass.broker.session import Session, Sessions
-from outpass.broker.spawn import Child
+from outpass.broker.spawn import Child, Starter
 from outpass.broker.switchboard import Switchboard, raise_descriptor_limit
 from outpass.errors import EXIT_OK, OutpassError, StartError
 from outpass.policy import names
@@ -46,9 +46,7 @@ _FIELDS: Final = frozenset(record.FIELDS)
 class Daemon:
     """One running daemon. Made and used on the event loop's thread."""
 
-    def __init__(
-        self, options: Options, runtime: RuntimeDir, env: Mapping[str, str], spawn_gate: Callable[[], Child], word: Word
-    ) -> None:
+    def __init__(self, options: Options, runtime: RuntimeDir, env: Mapping[str, str], starter: Starter, word: Word) -> None:
         self._options = options
         self._word = word
         self._runtime = runtime
@@ -85,7 +83,8 @@ class Daemon:
                 "connect_to": overrides,
                 "upstream": None if self._proxy is None else self._proxy.message(),
             },
-            spawn=spawn_gate,
+            spawn=starter.gate,
+            spare=starter.spare,
             jails=lambda: [jail for jail in self.jails.by_id.values() if jail.live and not jail.closing],
             on_record=self._record,
             on_lost=self._gate_lost,
@@ -347,14 +346,14 @@ def run(
     runtime: RuntimeDir,
     env: Mapping[str, str],
     children: Sequence[Child],
-    spawn_gate: Callable[[], Child],
+    starter: Starter,
     word: Word,
 ) -> int:
-    """Run a daemon with gates that were just started; `spawn_gate` starts the next one, should that be needed."""
+    """Run a daemon with gates that were just started; `starter` starts the next one, should that be needed."""
     raise_descriptor_limit()
 
     async def whole() -> int:
-        return await Daemon(options, runtime, env, spawn_gate, word).run(children)
+        return await Daemon(options, runtime, env, starter, word).run(children)
 
     return asyncio.run(whole())
 

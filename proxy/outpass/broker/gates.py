@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from outpass.broker import memory, say
 from outpass.broker.jails import InForce, Jail
+from outpass.broker.spare import Spare
 from outpass.broker.spawn import Child
 from outpass.broker.supervise import GateLost, Post
 from outpass.broker.synthetic import Entry
@@ -45,14 +46,16 @@ class Gates:
         on_lost: Callable[[str], None],
         on_question: Callable[[dict[str, Any], Reply], None] = lambda _, __: None,
         on_address: Callable[[Jail, Entry, Sequence[str]], None] = lambda *_: None,
+        spare: Callable[[], Child] | None = None,
     ) -> None:
         """`start`: the start message. `jails()`: those that a new gate must be told of. `on_lost` hears how a gate ended.
 
         `on_question` hears what a gate asks, and how to answer that gate. `on_address`: which address all of them know, and
-        which none does any more, before anybody in the jail is told.
+        which none does any more, before anybody in the jail is told. `spare` starts a gate that waits until it is needed.
         """
         self._start = start
-        self.spawn = spawn
+        self._spawn = spawn
+        self._spare = Spare(spare)
         self._jails = jails
         self._on_record = on_record
         self._on_lost = on_lost
@@ -195,6 +198,7 @@ class Gates:
         """Drain and end all of them."""
         self._stopping = True
         self.changed()
+        self._spare.stop()
         await asyncio.gather(*(post.stop() for post in self.posts))
         os.close(self._ledger)
         os.close(self._quota)
@@ -207,6 +211,10 @@ class Gates:
         """As Duties."""
         told = {**self._start, "gate": self.posts.index(post), "gates": len(self.posts)}
         return told, (self._ledger, self._turn_memory, self._quota, self._shares_memory)
+
+    def spawn(self) -> Child:
+        """As Duties."""
+        return self._spare.take() or self._spawn()
 
     async def settle(self, post: Post) -> None:
         """As Duties: a new gate gets what the others have."""
@@ -237,6 +245,8 @@ class Gates:
         up = [post.up and not self._stopping for post in self.posts]
         for event, holds in ((self._some_up, any(up)), (self._all_up, all(up))):
             event.set() if holds else event.clear()
+        if all(up):
+            self._spare.prepare()
 
     def lost(self, how: str, again_s: float) -> None:
         """As Duties."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from outpass.broker import say
 from outpass.broker.rundir import RuntimeDir
-from outpass.broker.spawn import Child, spawn
+from outpass.broker.spawn import Child, spawn, starter
 from outpass.errors import EXIT_OWN, OutpassError, StartError
 from outpass.policy import shares
 
@@ -71,7 +71,7 @@ def serve(options: Options) -> int:
         # Here the imports that take long begin, while the gate does its own on the other core.
         from outpass.broker.daemon import run
 
-        return run(options, runtime, os.environ, children, lambda: spawn(os.environ), word)
+        return run(options, runtime, os.environ, children, starter(os.environ, options.gates), word)
     except (OutpassError, OSError) as problem:
         told = problem if isinstance(problem, OutpassError) else _failure(problem)
         if not word.say({"ok": False, "error": told.message, "hint": told.hint}):

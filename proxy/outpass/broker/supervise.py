@@ -12,12 +12,11 @@ new gate is another try.
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 from outpass.broker.packets import Channel, Packet, close_fds
-from outpass.broker.spawn import Child
+from outpass.broker.spawn import Child, end
 from outpass.errors import OutpassError, StartError
 
 READY_S: Final = 30.0
@@ -139,7 +138,7 @@ class Post:
                 await asyncio.wait_for(self._gone.wait(), DRAIN_S)
             except TimeoutError:
                 pass
-            await asyncio.to_thread(_kill, child.process)
+            await asyncio.to_thread(end, child.process)
         if self._channel is not None:
             self._channel.close()
 
@@ -228,7 +227,7 @@ class Post:
         if self._channel is not None:
             self._channel.close()
         # Before the next one accepts on the same listeners, this one must be gone for certain.
-        _kill(child.process, at_once=hung)
+        end(child.process, at_once=hung)
         for answer in list(self._pending.values()):
             if not answer.done():
                 answer.set_exception(GateLost(f"the gate ended: {why}"))
@@ -260,12 +259,3 @@ class Post:
             self._again(f"cannot be started ({e.strerror})")
             return
         self.adopt(child)
-
-
-def _kill(process: subprocess.Popen[bytes], *, at_once: bool = False) -> None:
-    """End a child for certain, and reap it."""
-    try:
-        process.wait(0 if at_once else 0.2)  # it usually is ending by itself; its exit code says more than our signal
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -15,7 +15,7 @@ from outpass.cli import say
 from outpass.jail.daemon import runtime_base
 
 MOST: Final = 4
-"""Gates that are started unless told otherwise: each takes some 80 MB, and few machines send what two cannot carry."""
+"""Gates that are started unless told otherwise: each takes some 55 MB, and few machines send what two cannot carry."""
 
 
 @click.command("daemon")

@@ -14,6 +14,7 @@ def main() -> int:
     """Run a gate; exit 125 with a message when it cannot start."""
     parser = argparse.ArgumentParser(prog="python -m outpass.gate", description="started by outpass; not a command")
     parser.add_argument("--control", type=int, required=True, metavar="FD", help="inherited SEQPACKET socket")
+    parser.add_argument("--spare", action="store_true", help="it was started before it is needed, and may wait for long")
     control: int = parser.parse_args().control
     # The engine reads these when it is imported, and from then on writes the keys of every TLS session to that file.
     for name in ("SSLKEYLOGFILE", "MITMPROXY_SSLKEYLOGFILE"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import datetime
 import gc
 import logging
@@ -18,6 +19,7 @@ import socket
 import ssl
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from outpass import upstream
@@ -57,6 +59,7 @@ async def _serve(sock: socket.socket) -> int:
         gate = _start(packet, outgoing)
     finally:
         packet.close()
+    _named("outpass-gate")
     loop.add_signal_handler(signal.SIGTERM, gate.begin_drain)
     gc.collect()
     gc.freeze()  # nothing of what is loaded now dies before the process: keep the collector from walking it
@@ -123,6 +126,12 @@ def _settings() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     descriptors.ask_for_more()
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+
+
+def _named(name: str) -> None:
+    """Call the process what it is now, for ps: one that waits in reserve is still called python."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
 
 
 def _unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
