@@ -18,12 +18,9 @@ from tests.support.runs import run_script
 HOST = "intranet.example.com"
 POLICY = f'version: 1\ninclude: [preset:http-clients]\npackages:\n  app: {{allow: [network:http], http: ["https://{HOST}/**"]}}\n'
 SCRIPT = f"""
-import os, requests
+import requests
 r = requests.get("https://{HOST}/a", stream=True)
-if r.status_code == 200:
-    print(dict(pair[0] for pair in r.raw.connection.sock.getpeercert()["issuer"])["commonName"])
-else:
-    print(r.status_code, r.json()["code"])
+print(r.status_code, dict(pair[0] for pair in r.raw.connection.sock.getpeercert()["issuer"])["commonName"])
 """
 
 
@@ -34,19 +31,18 @@ def origin() -> Iterator[Origin]:
 
 
 @pytest.mark.parametrize(
-    ("variable", "jail", "trusted"),
-    [("SSL_CERT_FILE", True, True), ("REQUESTS_CA_BUNDLE", False, True), ("", False, False)],
-    ids=["SSL_CERT_FILE in a jail", "REQUESTS_CA_BUNDLE", "neither"],
+    ("variable", "jail"),
+    [("SSL_CERT_FILE", True), ("REQUESTS_CA_BUNDLE", False)],
+    ids=["SSL_CERT_FILE in a jail", "REQUESTS_CA_BUNDLE without one"],
 )
 def test_the_gate_verifies_by_the_users_ca_and_the_program_sees_the_gates(
-    variable: str, jail: bool, trusted: bool, origin: Origin, tmp_path: Path
+    variable: str, jail: bool, origin: Origin, tmp_path: Path
 ) -> None:
+    """That nobody else vouches for the origin is test_certificates.py's to show, of the gate."""
     if jail and (why := impossible(os.getuid())):
         pytest.skip(f"no jail is possible here: {why}")
-    env = {"SSL_CERT_FILE": "", "REQUESTS_CA_BUNDLE": "", **({variable: str(origin.ca_file)} if variable else {})}
+    env = {"SSL_CERT_FILE": "", "REQUESTS_CA_BUNDLE": "", variable: str(origin.ca_file)}
     before = len(origin.seen)
     run = run_script(tmp_path, SCRIPT, *origin.connect_to(), policy=POLICY, jail=jail, **env)
-    assert run.code == 0, run.said()
-    arrived = len(origin.seen) - before
-    assert (arrived, run.out.startswith("outpass")) == ((1, True) if trusted else (0, False)), run.said()
-    assert trusted or run.out == "502 upstream_tls\n", run.said()
+    assert run.code == 0 and run.out.startswith("200 outpass"), run.said()
+    assert len(origin.seen) == before + 1
