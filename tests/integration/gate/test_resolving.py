@@ -136,3 +136,18 @@ def test_a_name_that_is_denied_is_not_looked_up(plain: RawOrigin, monkeypatch: p
         assert _get(gate, f"http://secret-data.evil.test:{plain.port}/")[0] == 407
         assert _get(gate, "http://evil.test/")[0] == 407
     assert asked == []
+
+
+def test_a_request_whose_name_is_being_resolved_when_its_session_is_revoked_is_not_sent(
+    plain: RawOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process() as gate:
+
+        async def fake(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+            gate.jail.revoked.add(None)  # type: ignore[arg-type]  # the request carries no pass, so that is its session
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+        monkeypatch.setattr(gate.loop, "getaddrinfo", fake)
+        before = len(plain.seen)
+        status, body = _get(gate, f"http://slow.test:{plain.port}/")
+        assert (status, b"pass_session_ended" in body, len(plain.seen)) == (403, True, before), body
