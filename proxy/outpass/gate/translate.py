@@ -7,6 +7,7 @@ Lives here: the destination of a request in normal form, and the fields that nev
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from mitmproxy import http
@@ -70,12 +71,23 @@ def inner_target(request: http.Request, fields: dict[bytes, bytes], host: str, p
     data = request.data
     authority = data.authority if request.is_http2 else fields.get(b"host", b"")
     try:
-        named = names.authority(authority.decode("utf-8"), names.DEFAULT_PORTS[scheme])
+        read = _named if len(authority) <= _LONGEST_AUTHORITY else _named.__wrapped__
+        named = read(authority, names.DEFAULT_PORTS[scheme])
     except ValueError as e:
         raise Refused(Reason.BAD_HOST, str(e)) from None
     if named != (host, port):
         raise Refused(Reason.AUTHORITY_MISMATCH, "the request names another host than the tunnel was opened to")
     return _target(scheme, host, port, data)
+
+
+@lru_cache(maxsize=1024)
+def _named(authority: bytes, default_port: int) -> tuple[str, int]:
+    """Host and port, canonical. Raises ValueError, which is not kept."""
+    return names.authority(authority.decode("utf-8"), default_port)
+
+
+_LONGEST_AUTHORITY: Final = 262
+"""A name (253), brackets or a colon, and a port: what is longer is not worth keeping."""
 
 
 def absolute_target(request: http.Request) -> Target:
@@ -95,7 +107,7 @@ def seal(request: http.Request, target: Target, fields: dict[bytes, bytes]) -> N
     the target wins over Host, which is replaced (RFC 9112, section 3.2.2). Raises Refused.
     """
     data = request.data
-    spelt = _authority(target)
+    spelt = _authority(target.scheme, target.host, target.port)
     data.host, data.port = target.host, target.port
     data.authority = spelt if request.is_http2 else b""
     if not data.path.isascii():
@@ -149,8 +161,9 @@ def _target(scheme: str, host: str, port: int, data: http.RequestData) -> Target
     return Target(scheme, host, port, data.method.decode("ascii"), path, query if mark else None)
 
 
-def _authority(target: Target) -> bytes:
-    """The spelling of the target's host and port that goes into Host and :authority."""
-    if target.port == names.DEFAULT_PORTS[target.scheme]:
-        return (f"[{target.host}]" if ":" in target.host else target.host).encode()
-    return names.format_authority(target.host, target.port).encode()
+@lru_cache(maxsize=1024)
+def _authority(scheme: str, host: str, port: int) -> bytes:
+    """The spelling of a target's canonical host and port that goes into Host and :authority."""
+    if port == names.DEFAULT_PORTS[scheme]:
+        return (f"[{host}]" if ":" in host else host).encode()
+    return names.format_authority(host, port).encode()
