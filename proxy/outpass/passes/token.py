@@ -148,7 +148,7 @@ def _read(text: str, kid: str) -> Pass:
     The passes of one chain for one host differ in three numbers only, so what stands around them is parsed once. Digits put in
     the place of digits leave JSON what it is: whatever is wrong with the text is wrong with the one that is parsed.
     """
-    found = _NUMBERS.search(text)
+    found = _NUMBERS.match(text, max(text.find('"jti":"'), 0))
     if found is None:
         return _parsed(text, kid)
     alike = _alike(text[: found.start()], text[found.end() :], kid)

@@ -20,7 +20,7 @@ from hpack.exceptions import HPACKError, OversizedHeaderListError
 from hpack.struct import HeaderTuple, NeverIndexedHeaderTuple
 from hyperframe.exceptions import HyperframeError
 from hyperframe.frame import DataFrame, Frame, HeadersFrame
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mitmproxy import optmanager
 from mitmproxy.net.http import url
@@ -228,6 +228,7 @@ WHOLE = st.builds(
 )
 
 
+@example(b"\0\0\4\x08\0\0\0\0\1\x80\0\0\1", [])  # an increment with the reserved bit
 @given(st.lists(WHOLE | FRAMES | st.binary(max_size=20), max_size=6).map(b"".join), st.lists(st.integers(0, 60), max_size=3))
 def test_any_bytes_are_cut_into_the_frames_that_the_library_cuts(data: bytes, cuts: list[int]) -> None:
     """Invariant: for any bytes, however they arrive, frames, what stays in the buffer and the error equal the library's."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 import h2.config
@@ -28,7 +29,8 @@ from hpack.struct import HeaderTuple, NeverIndexedHeaderTuple
 from hpack.table import HeaderTable
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, WindowUpdateFrame
 
-from outpass.gate.engine.lean import decode_huffman
+from outpass.gate.engine.lean import decode_huffman, decode_pass
+from outpass.gate.head import TOKEN_HEADER
 
 Fields = list[Any]
 
@@ -91,8 +93,8 @@ def next_frame(self: Any) -> Any:
     high, low, kind, bits, stream_id = _HEAD.unpack_from(data)
     length = high << 8 | low
     if kind == 8 and length == 4 and len(data) >= 13 and not self._headers_buffer:
-        increment = int.from_bytes(data[9:13]) & 0x7FFFFFFF
-        if increment and self.max_frame_size >= 4:
+        increment = int.from_bytes(data[9:13])
+        if 0 < increment <= 0x7FFFFFFF and self.max_frame_size >= 4:
             del data[:13]
             update = WindowUpdateFrame(stream_id & 0x7FFFFFFF, increment)
             update.body_len = 4
@@ -300,16 +302,16 @@ def _literal(table: HeaderTable, data: bytes, at: int, mask: int) -> tuple[bytes
         name = table.get_by_index(index)[0]
     else:
         name, at = _text(data, at + 1)
-    value, at = _text(data, at)
+    value, at = _text(data, at, decode_pass if name == TOKEN_HEADER else decode_huffman)
     return name, value, at
 
 
-def _text(data: bytes, at: int) -> tuple[bytes, int]:
+def _text(data: bytes, at: int, inflated: Callable[[bytes], bytes] = decode_huffman) -> tuple[bytes, int]:
     length, start = _integer(data, at, 0x7F)
     text = data[start : start + length]
     if len(text) != length:
         raise HPACKDecodingError("Truncated header block")
-    return (decode_huffman(text) if data[at] & 0x80 else text), start + length
+    return (inflated(text) if data[at] & 0x80 else text), start + length
 
 
 def _integer(data: bytes, at: int, mask: int) -> tuple[int, int]:

@@ -254,6 +254,33 @@ def decode_huffman(data: bytes | bytearray | memoryview | None) -> bytes:
     return b"".join(made)
 
 
+def decode_pass(data: bytes) -> bytes:
+    """As `decode_huffman`, for passes: they begin alike, and what a part becomes in a state is remembered for a while.
+
+    For nothing else: a pass is good once, and other long values are secrets for longer than that.
+    """
+    number, complete, made = 0, False, []
+    for at in range(0, len(data), _PART):
+        number, emitted, complete = _part(number, data[at : at + _PART])
+        made.append(emitted)
+    if data and not complete:
+        raise HPACKDecodingError("Incomplete Huffman string")
+    return b"".join(made)
+
+
+@lru_cache(maxsize=1024)
+def _part(number: int, data: bytes) -> tuple[int, bytes, bool]:
+    """The state after `data`, what is emitted, and whether the text may end there. Errors are not kept."""
+    state, complete, made = _STATES[number], False, []
+    for byte in data:
+        state, emitted, complete = state[byte]
+        made.append(emitted)
+    return state._number, b"".join(made), complete
+
+
+_PART: Final = 32
+
+
 class _State(dict[int, tuple[Any, bytes, bool]]):
     """A state of hpack's table: by byte, the next state, what is emitted, and whether the text may end there."""
 
