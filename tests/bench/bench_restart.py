@@ -8,6 +8,7 @@ The client connects right after the kill and waits in the listener's queue, as a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -58,10 +59,18 @@ def _cpu(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
+def _held(pid: int) -> list[str]:
+    found = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found.append(os.readlink(fd))
+    return found
+
+
 def _waiting(running: RunningDaemon) -> dict[str, float]:
     """Waits until there is one in reserve that has nothing to do any more; its MiB."""
     pid: int = until("one in reserve", running.spare_pid)
-    until("it sleeps", lambda: any("eventpoll" in os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()))
+    until("it has imported everything", lambda: "anon_inode:[eventpoll]" in _held(pid))
     lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]]
     kib = {words[0]: int(words[1]) for words in lines}
     return {"rss": kib["Rss:"] / 1024, "pss": kib["Pss:"] / 1024}
