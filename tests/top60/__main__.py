@@ -5,7 +5,6 @@ Lives here: the order of things, the virtualenvs. May not live here: rows, serve
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -30,10 +29,11 @@ def main(only: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="outpass-top60-") as directory:
         for name, modules in VENVS.items():
             here = [row for module in modules for row in rows_of(module) if not only or row.package in only]
-            venv = Path(os.environ.get("TOP60_VENVS", directory)) / name
+            venv = Path(directory) / name
             needed = sorted({need for row in here for need in (row.package, *row.needs)})
-            versions |= newest(venv, PYTHON, needed) if here and not (venv / "bin").exists() else {}
-            pythons |= dict.fromkeys((row.package for row in here), venv / "bin" / "python")
+            found = newest(venv, PYTHON, needed) if here else {}
+            versions |= {row.package: found[row.package] for row in here if found}
+            pythons |= {row.package: venv / "bin" / "python" for row in here if found}
             rows += here
         rows.sort(key=lambda row: row.rank or 99999)
         results = run(Path(directory) / "home", rows, pythons, lambda text: print(text, flush=True))

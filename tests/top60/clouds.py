@@ -27,7 +27,7 @@ def grpcio_status_(host):
         return status.message
 
 
-@smoke("google-auth", 63, "refreshes a token", charged="app", answers=TOKEN, says="t42")
+@smoke("google-auth", 63, "refreshes a token", charged="app", answers=TOKEN, says="t42", needs=("requests",))
 def google_auth_(host):
     from google.auth.transport.requests import Request
     from google.oauth2.credentials import Credentials
@@ -62,7 +62,7 @@ def grpcio_(host):
     return channel.unary_unary("/top60.Grpc/Io")(b"", timeout=10)
 
 
-@smoke("pyarrow", 90, "lists an S3 bucket, in C++", charged="unattributed", answers={"/bucket": KEYS}, says="k42")
+@smoke("pyarrow", 90, "lists an S3 bucket (in C++)", charged="unattributed", answers={"/bucket": KEYS}, says="k42")
 def pyarrow_(host):
     import os
 
@@ -151,7 +151,7 @@ def google_resumable_media_(host):
     return Download(f"https://{host}/hello").consume(requests.Session()).content
 
 
-@smoke("snowflake-connector-python", 206, "logs in, in Rust", charged="unattributed", answers=LOGIN, says="t42")
+@smoke("snowflake-connector-python", 206, "logs in (its core is Rust)", charged="unattributed", answers=LOGIN, says="t42")
 def snowflake_(host):
     import snowflake.connector
 

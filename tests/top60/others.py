@@ -87,7 +87,7 @@ def nltk_(host):
 @smoke(
     "confluent-kafka",
     485,
-    "its first bytes, in C (no broker)",
+    "its first bytes (in C; no broker)",
     charged="unattributed",
     kind="socket",
     server="kafka",

@@ -54,20 +54,26 @@ class Ran(NamedTuple):
 
 def run(home: Path, rows: list[Smoke], pythons: Mapping[str, Path], tell: Callable[[str], None]) -> list[Result]:
     """Each row with the interpreter that has its package."""
-    absent = [row for row in rows if row.server in RUNNING and not listening(RUNNING[row.server])]
+    absent = {row.package: why for row in rows if (why := _absent(row, pythons))}
     servers = Servers(rows)
     (home / "project").mkdir(parents=True)
     (home / "project" / "outpass.yaml").write_text(policy(rows))
     ran = []
     with servers.running() as options, serving(home, *options) as env:
         for row in rows:
-            if row not in absent:
+            if row.package not in absent:
                 ran.append(_one(home / "project", env, servers, row, pythons[row.package]))
                 tell(f"{row.package}: {str(ran[-1].said[0][1])[:100]!r}")
     # After the daemon's end, when everything is written.
     records = list(query.read(Path(env["OUTPASS_STATE"])))
     results = [Result(one.row, judged(one, records), chain(one.row, records)) for one in ran]
-    return results + [Result(row, f"not run: no {row.server} on this machine") for row in absent]
+    return results + [Result(row, absent[row.package]) for row in rows if row.package in absent]
+
+
+def _absent(row: Smoke, pythons: Mapping[str, Path]) -> str:
+    if row.package not in pythons:
+        return "not run: its virtualenv could not be made"
+    return f"not run: no {row.server} on this machine" if row.server in RUNNING and not listening(RUNNING[row.server]) else ""
 
 
 def _one(project: Path, env: Mapping[str, str], servers: Servers, row: Smoke, python: Path) -> Ran:

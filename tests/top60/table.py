@@ -13,23 +13,25 @@ from tests.top60.smoke import Smoke
 
 HEAD: Final = """# The most downloaded packages that use the network
 
-Written by `make top60` on {date}, never by hand: {good} of {count} rows are good, on Python {python}, with the newest version of each that
-the index had. Each row is a program in a jail, under one daemon and one policy, in which a package is granted one host of its own on a local
-server and nothing else. It is imported and makes one call. **ok** means that the call returned what the server said, that it arrived there, that every
-request to that host was charged as the table says, and that the same call to another host was refused in the same name, and did not arrive.
+Written by `make top60` on {date}, never by hand: {good} of {count} rows are good, on Python {python}, with the newest wheels of the index that go
+together in one of three virtualenvs (aiobotocore keeps boto3 back). Each row is a program in a jail, under one daemon and one policy, in which
+a package is granted one host of its own on a local server and nothing else. It is imported and makes one call. **ok** means that the call returned
+what the server said, that it arrived there, that every request to that host was charged as the table says, and that the same call to another host
+was refused in the same name, and did not arrive.
 
 The servers are fakes that know as much of an API as the call needs, over TLS where the package speaks HTTP or gRPC. PostgreSQL, MariaDB, Redis,
 RabbitMQ, NATS and Mosquitto are real, on loopback. There was no Kafka and no MongoDB: of Kafka the first bytes arrive at a listener and the
 client gives up; a small fake answers MongoDB's handshake and ping.
 
 **Rank** is the place in a list of the 15 000 most downloaded of PyPI, of November 2026, that was at hand when the rows were written; nothing looks it
-up again. Of the ranks up to 330 these are not here, though they can use the network:
+up again. Of the ranks up to 330 these and their like are not here, though they can use the network:
 
 - servers (uvicorn, starlette, fastapi, werkzeug, flask, gunicorn, sse-starlette), and what only listens or talks on loopback (ipykernel,
   jupyter-client, py4j, debugpy) or to D-Bus (keyring, secretstorage, jeepney);
-- what lies below other rows or does no I/O of its own (h11, h2, httptools, uvloop, aiohappyeyeballs, google-auth's and OpenTelemetry's API packages);
-- what asks through a row that is here: langchain, langchain-core, langchain's kin, transformers, datasets, tokenizers and hf-xet (huggingface-hub or its native
-  core), email-validator (dnspython), pre-commit (git), dbt, awswrangler, and the Google clients of the same making as secret-manager, pubsub and aiplatform;
+- what lies below other rows or does no I/O of its own (h11, h2, httptools, uvloop, aiohappyeyeballs, OpenTelemetry's API and SDK);
+- what asks through a row that is here: langchain and langchain-core (openai, anthropic), transformers and datasets (huggingface-hub), email-validator
+  (dnspython), pre-commit (git), dbt, llama-cloud-services (httpx), and the Google clients made like secret-manager, pubsub and aiplatform; hf-xet, the native core
+  of huggingface-hub's downloads, was not tried;
 - programs (uv is `exe:uv` in `preset:python-packaging`; playwright drives a browser; nodeenv downloads one), and what was too large or not to be had
   (torch, sglang, litellm).
 

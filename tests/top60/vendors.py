@@ -53,6 +53,7 @@ def aiobotocore_(host):
     charged="botocore",
     family=("s3transfer",),
     answers={"/bucket/main.py": STORED},
+    needs=("boto3",),
     says="uploaded",
 )
 def s3transfer_(host):
