@@ -3,7 +3,8 @@
 Lives here: processes and what they hold (memory, descriptors, asyncio tasks). May not live here: load, judgement.
 
 They run in a virtualenv of the soak's own, over outpass's, whose only file is a probe: on SIGUSR2 it writes the number of asyncio
-tasks. So what is measured is the product, unchanged.
+tasks and the memory (RSS), and then gives the kernel back what the allocator merely keeps (malloc_trim(3)): what is left is held by
+somebody. So what is measured is the product, unchanged.
 """
 
 from __future__ import annotations
@@ -24,13 +25,18 @@ from tests.support.daemon import is_gate, until
 from tests.support.runs import environment
 
 PROBE = """
-import asyncio, json, os, signal, collections
+import asyncio, collections, ctypes, gc, json, os, signal, sys
+def _rss():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
 def _tell(*_):
+    kept = _rss()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     loop = asyncio.events._get_running_loop()
     tasks = asyncio.all_tasks(loop) if loop else set()
     names = collections.Counter(t.get_coro().__qualname__ for t in tasks)
     with open(f"{os.environ['SOAK_PROBE']}/{os.getpid()}.tmp", "w") as out:
-        json.dump({"tasks": len(tasks), "names": names}, out)
+        json.dump({"kept": kept, "rss": _rss(), "blocks": sys.getallocatedblocks(), "tasks": len(tasks), "names": names}, out)
     os.rename(out.name, out.name.replace(".tmp", ".json"))
 if "SOAK_PROBE" in os.environ:
     signal.signal(signal.SIGUSR2, _tell)
@@ -40,7 +46,12 @@ if "SOAK_PROBE" in os.environ:
 class Held(NamedTuple):
     """What a process holds."""
 
+    kept_kib: int
+    """RSS as it was found."""
     rss_kib: int
+    """After the allocator gave back what nobody uses."""
+    blocks: int
+    """Pieces of memory that Python objects hold (sys.getallocatedblocks)."""
     descriptors: int
     tasks: int
     names: dict[str, int]
@@ -127,9 +138,9 @@ class Daemon:
         os.kill(pid, signal.SIGUSR2)
         until(f"process {pid} answers its probe", told.exists)
         found = json.loads(told.read_text())
-        status = Path(f"/proc/{pid}/status").read_text()
-        rss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-        return Held(rss, len(os.listdir(f"/proc/{pid}/fd")), found["tasks"], found["names"])
+        return Held(
+            found["kept"], found["rss"], found["blocks"], len(os.listdir(f"/proc/{pid}/fd")), found["tasks"], found["names"]
+        )
 
 
 def _family(pid: int) -> list[int]:

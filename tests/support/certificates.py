@@ -10,11 +10,9 @@ import ipaddress
 import socket
 import ssl
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from cryptography import x509
@@ -22,6 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import crypto
+
+from tests.support.accepting import Accepting
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -120,7 +120,7 @@ def short_rsa() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, 1024)
 
 
-class TlsServer:
+class TlsServer(Accepting):
     """`with TlsServer(leaf) as server:`; `server.got` is every byte that was sent to it inside TLS."""
 
     def __init__(self, leaf: Leaf, adjust: Callable[[ssl.SSLContext], None] = lambda _: None) -> None:
@@ -131,25 +131,7 @@ class TlsServer:
             Path(file.name).write_bytes(leaf.pem())
             self._context.load_cert_chain(file.name)
         self.got = b""
-        self.connections = 0
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
-
-    def __enter__(self) -> TlsServer:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._listening.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listening.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+        super().__init__(self._serve)
 
     def _serve(self, plain: socket.socket) -> None:
         try:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import http.server
 import os
-import ssl
 import subprocess
-import threading
 from email.message import Message
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import trustme
+from tests.support.https_server import HttpsServer
 
 
 class Asked(NamedTuple):
@@ -28,17 +26,11 @@ class Asked(NamedTuple):
     chunked: bool
 
 
-class GitServer:
-    """`port` on 127.0.0.1; `ca_file` is whom to trust for it; `seen` holds every request."""
+class GitServer(HttpsServer):
+    """`seen` holds every request."""
 
     def __init__(self, root: Path, host: str, where: Path) -> None:
-        self.host = host
         self.seen: list[Asked] = []
-        ca = trustme.CA()
-        self.ca_file = where / "git-ca.pem"
-        ca.cert_pem.write_to_path(str(self.ca_file))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        ca.issue_cert(host).configure_cert(context)
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -76,21 +68,7 @@ class GitServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.port: int = self._server.server_address[1]
-
-    def __enter__(self) -> GitServer:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def connect_to(self) -> list[str]:
-        """The `--connect-to` option that leads its host here."""
-        return ["--connect-to", f"{self.host}:443:127.0.0.1:{self.port}"]
+        super().__init__(host, where / "git-ca.pem", Handler)
 
 
 def _backend(root: Path, method: str, target: str, headers: Message, body: bytes) -> bytes:

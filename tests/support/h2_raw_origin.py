@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
 from collections.abc import Callable
-from types import TracebackType
 
 import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
 import trustme
+
+from tests.support.accepting import Accepting
 
 Script = Callable[[h2.connection.H2Connection, int], None]
 
@@ -30,7 +30,7 @@ def fields(*pairs: tuple[bytes, bytes], body: bytes = b"ok") -> Script:
     return answer
 
 
-class RawH2Origin:
+class RawH2Origin(Accepting):
     """`with RawH2Origin(ca, "h2.test") as origin:`; set `origin.script` before each request."""
 
     def __init__(self, ca: trustme.CA, host: str) -> None:
@@ -39,23 +39,7 @@ class RawH2Origin:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.set_alpn_protocols(["h2"])
         ca.issue_cert(host).configure_cert(self._context)
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
-
-    def __enter__(self) -> RawH2Origin:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._listening.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+        super().__init__(self._serve)
 
     def _serve(self, plain: socket.socket) -> None:
         config = h2.config.H2Configuration(
