@@ -9,7 +9,6 @@ An idle tunnel costs two descriptors and an epoll entry: a pipe is borrowed only
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import socket
@@ -21,12 +20,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from outpass.gate.budget import Meter
+from outpass.gate.pipes import CHUNK, Pipe, Pipes
 from outpass.gate.screen import Screen
 from outpass.gate.waking import PAUSE_S, Waking
 from outpass.reasons import Reason
 
-CHUNK: Final = 1 << 20
-"""Bytes that a pipe holds; the kernel's limit for an ordinary user."""
 PIECE: Final = 1 << 19
 """Bytes for which a stream of them wakes the thread (waking.py)."""
 ROUNDS: Final = 16
@@ -40,7 +38,6 @@ HELLO_S: Final = 30.0
 _SWEEP_S: Final = 1.0
 _PEEK: Final = 65_536
 _NOW: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-_POOL: Final = 64
 _GONE: Final = select.EPOLLERR
 
 
@@ -116,7 +113,7 @@ class Relay:
         self._timed: set[Tunnel] = set()
         """Those that have a deadline. While there are none, the thread sleeps until something happens."""
         self._patient: set[Waking] = set()
-        self._pipes: list[tuple[int, int]] = []
+        self._pipes = Pipes()
         self._thread: threading.Thread | None = None
 
     def add(
@@ -277,7 +274,7 @@ class Relay:
             if way.done:
                 return False
             if not way.held and not way.ended:
-                if not self._fill(way):
+                if not self._fill(tunnel, way):
                     return False
                 granted = tunnel.granted(way)
                 way.cut = granted < way.held
@@ -302,9 +299,9 @@ class Relay:
                 return False
         return True
 
-    def _fill(self, way: _Way) -> bool:
+    def _fill(self, tunnel: Tunnel, way: _Way) -> bool:
         """Bring a chunk of the source into a pipe, or learn that it has ended; False: there is nothing now."""
-        pipe = way.pipe = way.pipe or self._borrow()
+        pipe = way.pipe = way.pipe or self._borrow(tunnel)
         if way.first:
             way.held = os.write(pipe[1], way.first[:CHUNK])
             way.first = way.first[way.held :]
@@ -351,8 +348,7 @@ class Relay:
                 self._epoll.unregister(fd)
             self._tunnels.pop(fd, None)
             if way.pipe is not None:
-                os.close(way.pipe[0])
-                os.close(way.pipe[1])
+                self._pipes.drop(way.pipe)
                 way.pipe = None
         for way in (tunnel.out, tunnel.back):
             self._patient.discard(way.waking)
@@ -361,23 +357,23 @@ class Relay:
             way.source.close()
         tunnel.on_end(End(tunnel.out.moved, tunnel.back.moved, reason))
 
-    def _borrow(self) -> tuple[int, int]:
-        if self._pipes:
-            return self._pipes.pop()
-        pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, CHUNK)
+    def _borrow(self, tunnel: Tunnel) -> Pipe:
+        """A pipe; where none is left, after the tunnel is cut whose peer has taken nothing for the longest. Raises OSError."""
+        pipe = self._pipes.borrow()
+        if pipe is None:
+            stuck = [t for t in set(self._tunnels.values()) if t is not tunnel and (t.out.held or t.back.held)]
+            if stuck:
+                self._end(min(stuck, key=lambda t: t.since), Reason.TOO_MANY_CONNECTIONS)
+                pipe = self._pipes.borrow()
+        if pipe is None:
+            self._end(tunnel, Reason.TOO_MANY_CONNECTIONS)
+            raise OSError("no pipe is left")
         return pipe
 
     def _give_back(self, way: _Way) -> None:
-        if way.pipe is None or way.held:
-            return
-        pipe, way.pipe = way.pipe, None
-        if len(self._pipes) < _POOL:
-            self._pipes.append(pipe)
-        else:
-            os.close(pipe[0])
-            os.close(pipe[1])
+        if way.pipe is not None and not way.held:
+            pipe, way.pipe = way.pipe, None
+            self._pipes.give_back(pipe)
 
 
 def _alive(tunnel: Tunnel) -> bool:

@@ -444,3 +444,40 @@ def test_a_unix_listener_carries_too(overrides: list[tuple[str, int, str, int]],
             wire.sock.sendall(data[:50])
             wire.sock.sendall(data[50:])
             assert wire.sock.recv(2) == b"\x16\x03"
+
+
+FEW_DESCRIPTORS = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+runpy.run_module("outpass.gate", run_name="__main__")
+"""
+
+
+def _fill(sock: socket.socket) -> None:
+    """As much as goes, to a peer that reads nothing."""
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError, ConnectionError):
+        while True:
+            sock.send(bytes(1 << 20))
+
+
+def test_tunnels_that_nobody_reads_leave_the_broker_its_descriptors(overrides: list[tuple[str, int, str, int]]) -> None:
+    """Each held two pipes, twice its own descriptors: then every jail's new connections were refused, and tunnels cut without a reason."""
+    with contextlib.ExitStack() as stack:
+        deaf = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
+        to = [(host, port, "127.0.0.1", deaf.getsockname()[1] if host == "echo.test" else at) for host, port, _, at in overrides]
+        gate = stack.enter_context(Gate(POLICY, connect_to=to, command=(sys.executable, "-c", FEW_DESCRIPTORS)))
+        socks = []
+        for _ in range(30):
+            wire = stack.enter_context(gate.connect())
+            assert ask(gate, wire, "echo.test:7", "pinned", cap=SOCKET).status == 200
+            socks += [wire.sock, stack.enter_context(deaf.accept()[0])]
+        for sock in socks:
+            _fill(sock)
+        gate.wait_records(30)
+        assert gate.change(POLICY)["op"] == "ack" and gate.process.poll() is None
+        assert gate.wait_records(1, 30, reason=Reason.TOO_MANY_CONNECTIONS.value)[0]["verdict"] == "deny", (
+            "who takes nothing is cut"
+        )
+        with gate.connect(gate.add(POLICY, "j-later")) as wire:
+            assert wire.ask("CONNECT api.test:443 HTTP/1.1\r\nHost: x\r\n\r\n").status == 407, "and another jail is served"
