@@ -1,7 +1,7 @@
 # The two commands of the README's first screen, and those that developers use. Everything else is in tools/.
 PY := .venv/bin/python
 
-.PHONY: demo test setup lint unit bench fuzz soak matrix top60 service constraints clean
+.PHONY: demo test setup lint unit bench fuzz soak matrix shims top60 service constraints clean
 
 demo: setup
 	@$(PY) tools/demo.py
@@ -41,6 +41,10 @@ matrix: setup
 # The most downloaded packages that use the network, each with a call of its own in a jail; writes docs/top60.md. ONLY="boto3 redis": these.
 top60: setup
 	$(PY) -m tests.top60 $(ONLY)
+
+# The shim's whole suite on every Python from 3.9 on that is found here.
+shims: setup
+	$(PY) -m tests.shim.pythons
 
 # A FastAPI service with its SDKs and its own tests behind outpass (tests/service). Wants a PostgreSQL on 127.0.0.1:5432.
 service: setup

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any, Final
@@ -16,6 +15,7 @@ from typing import Any, Final
 import grpc
 import trustme
 
+from tests.support.accepting import Accepting
 from tests.support.origin import Origin
 from tests.support.websocket_origin import WebSocketOrigin
 from tests.top60.answers import ADDRESS
@@ -123,31 +123,13 @@ class Rpc:
         raise AssertionError
 
 
-class Fake:
+class Fake(Accepting):
     """A TCP server that speaks as much of a protocol as a first exchange needs."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.seen: list[bytes] = []
-
-    def __enter__(self) -> Fake:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+        super().__init__(self._serve)
 
     def _serve(self, sock: socket.socket) -> None:
         with sock, contextlib.suppress(OSError, struct.error, IndexError):
