@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final, NamedTuple
 from xml.etree import ElementTree
@@ -20,6 +19,8 @@ REAL: Final = ("tests.e2e.", "tests.integration.", "tests.shim.", "tests.unit.br
 CLAIMS: Final = "tests.claims."
 LATE: Final = ("Failed: Timeout", "subprocess.TimeoutExpired")
 """How the message of a test begins that ran out of time."""
+REPORT: Final = Path(".pytest_cache/junit.xml")
+"""Of the first attempt; it stays, for whoever wants to know what takes long."""
 MOST: Final = 6
 """Failures in one run; more of them are no accident."""
 
@@ -61,10 +62,9 @@ def _pytest(*arguments: str) -> int:
 
 def main() -> int:
     """The exit code of pytest."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "junit.xml"
-        code = _pytest(f"--junitxml={report}")
-        failed = failures(report) if code == 1 else []
+    REPORT.unlink(missing_ok=True)
+    code = _pytest(f"--junitxml={REPORT}")
+    failed = failures(REPORT) if code == 1 else []
     if not worth_another(failed):
         return code
     print(f"\n{len(failed)} failed; a second attempt at:", *(f"{f.module} {f.name}" for f in failed), sep="\n  ", flush=True)

@@ -15,6 +15,7 @@ import pytest
 from tests.support.daemon import is_gate
 from tests.support.jailed import impossible
 from tests.support.origin import Origin
+from tests.support.proc import below, command_of
 from tests.support.runs import OUTPASS, apps, environment, outpass, records
 
 POLICY = (
@@ -41,27 +42,13 @@ def origin() -> Iterator[Origin]:
         yield running
 
 
-def children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def command_of(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    return ""
-
-
 def find(pid: int, words: str, seconds: float = 10) -> int:
     """The descendant of `pid` whose command line holds `words`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        todo = [pid]
-        while todo:
-            one = todo.pop()
-            if words in command_of(one) and one != pid and (words != "outpass.gate" or is_gate(one)):
+        for one in below(pid):
+            if words in command_of(one) and (words != "outpass.gate" or is_gate(one)):
                 return one
-            with contextlib.suppress(OSError):
-                todo += children(one)
         time.sleep(0.02)
     raise AssertionError(f"no descendant runs {words}")
 

@@ -16,6 +16,7 @@ import pytest
 from tests.support.homes import Home
 from tests.support.jailed import USER, until
 from tests.support.origin import Origin
+from tests.support.proc import below
 from tests.support.runs import OUTPASS, apps, environment, outpass
 
 DENY = "version: 1\npackages: {}\n"
@@ -112,14 +113,6 @@ def test_what_a_killed_daemon_left_is_no_obstacle_and_stays_hidden(home: Home) -
     assert left, "the killed daemon could not clean up"
     run = home.run(DENY, ["sh", "-c", f"ls -A {home.path / 'run'}; ls -A {left[0]}"])
     assert left[0].name not in run.out and "control" not in run.out, run.said()
-
-
-def below(pid: int) -> list[int]:
-    try:
-        direct = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-    return direct + [p for d in direct for p in below(d)]
 
 
 SQUATTER = """

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.homes import Home
 from tests.support.jailed import until
+from tests.support.proc import below, command_of
 from tests.support.runs import OUTPASS, apps, environment, outpass, records
 
 UVICORN = """
@@ -176,10 +177,16 @@ def test_a_forwarded_port_that_is_published_too_is_no_way_round(home: Home) -> N
 def test_a_killed_launcher_takes_its_ports_along(home: Home) -> None:
     with served(home, UVICORN, args=("127.0.0.1",)) as (process, port):
         until(lambda: b"inside" in get(port), "the server does not answer")
+        everybody = below(process.pid)
         os.kill(process.pid, signal.SIGKILL)
-        until(lambda: get(port) == b"", "the port outlives its launcher")
-        with socket.create_server(("127.0.0.1", port)):
-            pass
+        try:
+            until(lambda: get(port) == b"", "the port outlives its launcher")
+            with socket.create_server(("127.0.0.1", port)):
+                pass
+        finally:
+            for pid in everybody:  # without a pid namespace CMD goes on, cut off
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def test_a_reload_that_takes_the_right_away_closes_the_port(tmp_path: Path) -> None:
@@ -222,25 +229,17 @@ def test_a_reload_that_takes_the_right_away_closes_the_port(tmp_path: Path) -> N
 def test_a_daemon_that_dies_takes_the_ports_along(home: Home) -> None:
     with served(home, UVICORN, args=("127.0.0.1",)) as (process, port):
         until(lambda: b"inside" in get(port), "the server does not answer")
-        brokers = [p for p in _below(process.pid) if b"outpass.broker" in Path(f"/proc/{p}/cmdline").read_bytes()]
+        brokers = [p for p in below(process.pid) if "outpass.broker" in command_of(p)]
         assert len(brokers) == 1
         os.kill(brokers[0], signal.SIGKILL)
         until(lambda: get(port) == b"", "the port outlives the daemon")
-
-
-def _below(pid: int) -> list[int]:
-    try:
-        direct = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-    return direct + [p for d in direct for p in _below(d)]
 
 
 def test_the_relays_hold_nothing_of_the_jails_and_the_makers_nothing_of_the_hosts(home: Home) -> None:
     with served(home, UVICORN, args=("127.0.0.1",)) as (process, port):
         until(lambda: b"inside" in get(port), "the server does not answer")
         outside = os.stat("/proc/self/ns/net").st_ino
-        children = [p for p in _below(process.pid) if b"--publish" in Path(f"/proc/{p}/cmdline").read_bytes()]
+        children = [p for p in below(process.pid) if "--publish" in command_of(p)]
         kinds = {}
         for pid in children:
             net = os.stat(f"/proc/{pid}/ns/net").st_ino

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.daemon import is_gate, until
+from tests.support.proc import below, command_of
 from tests.support.runs import environment
 
 PROBE = """
@@ -94,11 +95,11 @@ class Daemon:
 
     def broker(self) -> int:
         """Pid of the broker: the process started, or the one that it became the parent of."""
-        return next((pid for pid in _family(self.process.pid) if b"outpass.broker" in _words(pid)), self.process.pid)
+        return next((pid for pid in below(self.process.pid) if "outpass.broker" in command_of(pid)), self.process.pid)
 
     def gates(self) -> list[int]:
         """Pids of the gates that run now."""
-        return [pid for pid in _family(self.process.pid) if is_gate(pid)]
+        return [pid for pid in below(self.process.pid) if is_gate(pid)]
 
     def kill_gate(self, rng: random.Random) -> float:
         """SIGKILL to one of the gates; when that was (Unix time)."""
@@ -141,22 +142,3 @@ class Daemon:
         return Held(
             found["kept"], found["rss"], found["blocks"], len(os.listdir(f"/proc/{pid}/fd")), found["tasks"], found["names"]
         )
-
-
-def _family(pid: int) -> list[int]:
-    found, todo = [], [pid]
-    while todo:
-        one = todo.pop()
-        found.append(one)
-        try:
-            todo += [int(p) for p in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
-        except OSError:
-            pass
-    return found
-
-
-def _words(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""

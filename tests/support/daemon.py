@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.proc import children
+
 PUPPET = Path(__file__).with_name("puppet.py")
 HELLO: dict[str, Any] = {
     "op": "hello", "v": 1, "lang": "python", "runtime": "3", "shim": "0", "prefix": "/x", "paths": [], "argv": ["app.py"],
@@ -123,17 +125,11 @@ class RunningDaemon:
 
     def gate_pids(self) -> list[int]:
         """Of the gates that run now."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        found = []
-        for pid in children:
-            if is_gate(int(pid)):
-                found.append(int(pid))
-        return found
+        return [pid for pid in children(self.process.pid) if is_gate(pid)]
 
     def spare_pid(self) -> int | None:
         """Of the one in reserve, where there is one."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return next((int(pid) for pid in children if _is_spare(int(pid))), None)
+        return next((pid for pid in children(self.process.pid) if _is_spare(pid)), None)
 
     def gate_pid(self) -> int | None:
         """Of the gate that runs now, where there is one."""

@@ -19,6 +19,7 @@ import pytest
 
 from outpass.audit import store
 from tests.support.daemon import Control, Puppet, RunningDaemon, daemon, until
+from tests.support.proc import open_files
 from tests.support.raw_origin import RawOrigin
 
 GRANTED = (
@@ -131,11 +132,7 @@ def connections(pid: int, port: int) -> int:
     """How many connections to a port of this machine a process holds."""
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
     inodes = {f"socket:[{line[9]}]" for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "01"}
-    found = 0
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found += os.readlink(fd) in inodes
-    return found
+    return sum(held in inodes for held in open_files(pid))
 
 
 def test_connections_that_stay_are_shared_out_evenly(jail: Jail) -> None:

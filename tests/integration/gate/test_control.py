@@ -22,6 +22,7 @@ from tests.integration.gate.conftest import POLICY
 from tests.support.gate import Gate, memory
 from tests.support.h2_client import H2
 from tests.support.inprocess import allow, in_process
+from tests.support.proc import open_files
 from tests.support.raw_origin import RawOrigin
 
 API = "api.test:443"
@@ -326,10 +327,10 @@ def test_nothing_is_written_to_the_home_directory_and_no_key_log(origin: RawOrig
     with Gate(POLICY, connect_to=[("api.test", 443, "127.0.0.1", origin.port)], bundle=bundle, env=env) as gate:
         with gate.tunnel(API, "stripe") as wire:
             assert wire.get("/v1/a", "api.test", "stripe").status == 200
-        open_files = [os.readlink(f"/proc/{gate.process.pid}/fd/{n}") for n in os.listdir(f"/proc/{gate.process.pid}/fd")]
+        held = open_files(gate.process.pid)
     assert not list(home.iterdir())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["home"]
-    assert not any(".mitmproxy" in f or "keys" in f for f in open_files)
+    assert not any(".mitmproxy" in f or "keys" in f for f in held)
 
 
 def test_records_of_a_burst_arrive_complete_and_in_packets_that_fit(own: Gate, origin: RawOrigin) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.daemon import RunningDaemon
 from tests.support.enclosed import Enclosure, enclosure
+from tests.support.proc import open_files
 
 POLICY = """
 version: 1
@@ -236,10 +237,7 @@ def test_no_resolver_hears_of_anything(jail: Enclosure) -> None:
     with open(f"/proc/{gate}/net/udp") as file:
         table = file.read()
     inodes = {line.split()[9] for line in table.splitlines()[1:] if line.split()[2].endswith(":0035")}
-    held = set()
-    for fd in Path(f"/proc/{gate}/fd").iterdir():
-        held.add(fd.readlink().name if fd.exists() or fd.is_symlink() else "")
-    assert not any(f"socket:[{i}]" in held for i in inodes)
+    assert not {f"socket:[{inode}]" for inode in inodes} & set(open_files(gate))
 
 
 def test_the_c_library_and_programs_understand_the_answers(jail: Enclosure) -> None:
