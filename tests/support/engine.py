@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mitmproxy import options
+import h2.config
+import h2.connection
+import h2.events
+from mitmproxy import http, options
 from mitmproxy.addonmanager import Loader
 from mitmproxy.addons import proxyserver, tlsconfig
 from mitmproxy.connection import Client, Connection, ConnectionState
@@ -123,3 +126,52 @@ class Drive:
                     self.closed.add(command.connection)
                 elif isinstance(command, commands.RequestWakeup):
                     self.wakeups += 1
+
+
+def stream(name: str, data: Any) -> None:
+    """A hook: bodies go through as they come."""
+    if name == "requestheaders":
+        data.request.stream = True
+    if name == "responseheaders":
+        data.response.stream = True
+
+
+def deny(name: str, data: Any) -> None:
+    """A hook: 403 at the head."""
+    if name == "requestheaders":
+        data.response = http.Response.make(403, b"no")
+
+
+def h2_client() -> h2.connection.H2Connection:
+    """A client that sends whatever it is told to."""
+    config = h2.config.H2Configuration(
+        client_side=True,
+        header_encoding="latin-1",
+        validate_outbound_headers=False,
+        normalize_outbound_headers=False,
+        validate_inbound_headers=False,
+    )
+    client = h2.connection.H2Connection(config)
+    client.initiate_connection()
+    return client
+
+
+def h2_head(**changes: str) -> list[tuple[str, str]]:
+    """The pseudo-fields of a request."""
+    fields = {"method": "GET", "scheme": "https", "authority": "api.test", "path": "/a", **changes}
+    return [(f":{name}", value) for name, value in fields.items()]
+
+
+def statuses(client: h2.connection.H2Connection, data: bytes) -> list[int]:
+    """Of the answers in `data`."""
+    found = client.receive_data(data)
+    return [int(dict(e.headers)[":status"]) for e in found if isinstance(e, h2.events.ResponseReceived)]
+
+
+def origin_end(drive: Drive) -> h2.connection.H2Connection:
+    """The origin's end of the last connection, which has read what was sent so far."""
+    config = h2.config.H2Configuration(client_side=False, header_encoding="latin-1", validate_inbound_headers=False)
+    origin = h2.connection.H2Connection(config)
+    origin.initiate_connection()
+    origin.receive_data(drive.to_origin)
+    return origin

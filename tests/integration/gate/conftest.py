@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.support.engine import engine
 from tests.support.gate import Gate
 from tests.support.h2_raw_origin import RawH2Origin
 from tests.support.raw_origin import RawOrigin
@@ -96,3 +97,10 @@ def _forget(origin: RawOrigin, plain: RawOrigin) -> None:
     """Every test starts with empty logs at the origins."""
     origin.seen.clear()
     plain.seen.clear()
+
+
+@pytest.fixture(params=["stock", "ours"])
+def ours(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Whether the classes are ours."""
+    with engine(request.param):
+        yield request.param == "ours"
