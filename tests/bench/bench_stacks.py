@@ -15,9 +15,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import trustme
+
 from tests.bench.bench_shim import BROKER
 from tests.shim.rig import World
+from tests.support.grpc_origin import GrpcOrigin
+from tests.support.proxies import Proxy
 from tests.support.runs import stacks
+from tests.support.websocket_origin import WebSocketOrigin
 
 ROUNDS, WARM, REQUESTS = 5, 30, 300
 URL = "http://api.example.com/x"
@@ -53,6 +58,24 @@ STACKS = {
     ),
     "curl_cffi": "from curl_cffi import requests\ns = requests.Session()\nmeasure(lambda: s.get(URL).status_code)",
 }  # fmt: skip
+
+TUNNELLED = {
+    "grpc, a call": (
+        "import grpc\ncreds = grpc.ssl_channel_credentials(open(os.environ['CA'], 'rb').read())\n"
+        "call = grpc.secure_channel('rpc.example.com:443', creds).unary_unary('/test.Echo/Unary')\nmeasure(lambda: call(b'x') and 200)"
+    ),
+    "grpc.aio, a call": (
+        "import asyncio, grpc, grpc.aio\nasync def main():\n    creds = grpc.ssl_channel_credentials(open(os.environ['CA'], 'rb').read())\n"
+        "    async with grpc.aio.secure_channel('rpc.example.com:443', creds) as channel:\n        call = channel.unary_unary('/test.Echo/Unary')\n"
+        "        async def get(): return await call(b'x') and 200\n        await wait(get)\nasyncio.run(main())"
+    ),
+    "websockets, a connection with one message": (
+        "import asyncio, ssl\nfrom websockets.asyncio.client import connect\ncontext = ssl.create_default_context(cafile=os.environ['CA'])\n"
+        "async def get():\n    async with connect('wss://ws.example.com/', ssl=context) as w:\n        await w.send('200')\n        return int(await w.recv())\n"
+        "asyncio.run(wait(get))"
+    ),
+}  # fmt: skip
+"""Over CONNECT and TLS, to real servers behind a proxy that asks for no pass."""
 
 
 def run() -> dict[str, Any]:
@@ -92,10 +115,29 @@ def _measure(world: World) -> dict[str, Any]:
         shim = {**world.environment(), "OUTPASS_MINT": mint}
         plain = {k: v for k, v in shim.items() if not k.startswith("OUTPASS_")} | {"PYTHONPATH": str(world.site)}
         figures = {name: _requests(world, str(python), source, plain, shim) for name, source in STACKS.items()}
+        figures |= _tunnelled(world, str(python), plain, shim)
         return {**figures, "import of 200 packages": _imports(world, str(python), plain, shim)}
     finally:
         broker.kill()
         broker.wait()
+
+
+def _tunnelled(world: World, python: str, plain: dict[str, str], shim: dict[str, str]) -> dict[str, dict[str, float]]:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(world.where / "ca.pem"))
+    with GrpcOrigin(ca, "rpc.example.com") as rpc, WebSocketOrigin("ws.example.com", ca) as sockets:
+        names = {("rpc.example.com", 443): rpc.port, ("ws.example.com", 443): sockets.port}
+        with Proxy("http", names) as proxy:
+            url = f"http://127.0.0.1:{proxy.port}"
+            to = {
+                "CA": str(world.where / "ca.pem"),
+                **dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY", "HTTP_PROXY"), url),
+            }
+            behind = {"OUTPASS_PROXY": f"127.0.0.1:{proxy.port}"}
+            return {
+                name: _requests(world, python, source, {**plain, **to}, {**shim, **to, **behind})
+                for name, source in TUNNELLED.items()
+            }
 
 
 def _requests(world: World, python: str, source: str, plain: dict[str, str], shim: dict[str, str]) -> dict[str, float]:
