@@ -411,7 +411,7 @@ def test_a_tunnel_that_is_being_dialled_when_its_session_is_revoked_is_not_opene
 def test_a_rule_that_expires_cuts_a_tunnel_that_is_not_looked_into(
     overrides: list[tuple[str, int, str, int]], origin: RawOrigin
 ) -> None:
-    soon = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 3))
+    soon = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 6))
     policy = POLICY.replace('"https://pin.test", intercept: false', f'"https://pin.test", intercept: false, expires: "{soon}"', 1)
     assert policy != POLICY
     with Gate(policy, connect_to=overrides, command=(sys.executable, "-c", EAGER)) as gate:
