@@ -22,11 +22,12 @@ from typing import Any
 
 import trustme
 
-from tests.support.gate import Gate, Jail, Wire
+from tests.support.gate import Gate, Jail
 from tests.support.h2_client import H2
 from tests.support.inprocess import stock
 from tests.support.origin import Origin
 from tests.support.raw_origin import RawOrigin
+from tests.support.wire import Wire
 
 ROUNDS = 7
 REQUESTS = 600

@@ -21,8 +21,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.daemon import RunningDaemon, daemon, until
+from tests.support.daemon import RunningDaemon, daemon
 from tests.support.raw_origin import RawOrigin
+from tests.support.waiting import until
 
 DAEMONS: Final = 20
 POLICY: Final = "version: 1\npackages: {unattributed: {allow: [network:http], http: ['http://plain.test/**']}}\n"

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.bench_raw import cpu, rss
-from tests.support.daemon import daemon, until
+from tests.support.daemon import daemon
 from tests.support.enclosed import Enclosure, enclosure, possible
+from tests.support.waiting import until
 
 TUNNELS: Final = 10_000
 AT_ONCE: Final = 20

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import RunningDaemon, daemon, until
+from tests.support.daemon import RunningDaemon, daemon
 from tests.support.enclosed import Enclosure, enclosure, possible
 from tests.support.streams import Streams
+from tests.support.waiting import until
 
 POLICY = """
 version: 1

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from tests.claims.jail_attacks import PRELUDE, TABLE, Attack
-from tests.support.jailed import ROOT, Attacker, Identity, Place, identities, place, python_for, until
+from tests.support.jailed import ROOT, Attacker, Identity, Place, identities, place, python_for
+from tests.support.waiting import until
 
 VICTIM = """
 import os, sys, time
@@ -118,7 +119,7 @@ def test_nothing_arrives_outside(who: Identity, attack: Attack, scene: Scene) ->
     if attack.remark == "inherit":
         inherited = [socket.create_connection(("127.0.0.1", scene.attacker.tcp))]
         more["pass_fds"] = [inherited[0].fileno(), scene.folder]
-        until(lambda: bool(scene.attacker.log), "the inherited connection was not made")
+        until("the inherited connection was not made", lambda: bool(scene.attacker.log))
         scene.attacker.log.clear()
     done = scene.place.python(PRELUDE + attack.script, json.dumps(scene.facts), **more)
     for sock in inherited:
@@ -143,7 +144,7 @@ def test_the_same_attack_wins_without_a_jail(who: Identity, attack: Attack, scen
     def won() -> bool:
         return bool(scene.harmed(done.stdout))
 
-    until(won, f"it did not win: {done.stdout}{done.stderr}")
+    until(f"it did not win: {done.stdout}{done.stderr}", won)
 
 
 NESTED = """

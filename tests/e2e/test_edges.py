@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import until
 from tests.support.origin import Origin
 from tests.support.runs import OUTPASS, apps, environment
+from tests.support.waiting import until
 
 RUN = f"{OUTPASS} run --deny-all --no-jail -q --"
 

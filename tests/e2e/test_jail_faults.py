@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.homes import Home
-from tests.support.jailed import USER, until
+from tests.support.jailed import USER
 from tests.support.origin import Origin
 from tests.support.proc import below
 from tests.support.runs import OUTPASS, apps, environment, outpass
+from tests.support.waiting import until
 
 DENY = "version: 1\npackages: {}\n"
 GRANTED = (
@@ -69,7 +70,7 @@ def test_what_a_command_leaves_behind_reaches_nothing(home: Home, origin: Origin
         assert not (home.project / "answer").exists()
     else:
         with contextlib.suppress(AssertionError):
-            until((home.project / "answer").exists, "it ended before it could ask", seconds=15)
+            until("it ended before it could ask", (home.project / "answer").exists, seconds=15)
         if (home.project / "answer").exists():
             assert not (home.project / "answer").read_text().isdecimal(), "it was answered"
     assert origin.seen == []
@@ -94,7 +95,7 @@ def test_a_terminals_signal_ends_the_command_and_the_run_says_so(signum: signal.
     script = "import time; open('up', 'w').close(); time.sleep(60)"
     home.put("project/main.py", "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)\n" + script)
     process = home.start(DENY, [str(apps()), "main.py"], start_new_session=True)
-    until((home.project / "up").exists, "CMD does not start", seconds=60)
+    until("CMD does not start", (home.project / "up").exists, seconds=60)
     os.killpg(process.pid, signum)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, out + err
@@ -104,7 +105,7 @@ def test_a_terminals_signal_ends_the_command_and_the_run_says_so(signum: signal.
 def test_what_a_killed_daemon_left_is_no_obstacle_and_stays_hidden(home: Home) -> None:
     home.put("project/main.py", "import time; open('up', 'w').close(); time.sleep(60)")
     process = home.start(DENY, [str(apps()), "main.py"])
-    until((home.project / "up").exists, "CMD does not start", seconds=60)
+    until("CMD does not start", (home.project / "up").exists, seconds=60)
     for pid in (process.pid, *below(process.pid)):  # all at once: nobody is left to clean up, and CMD lets go of its pipes
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.homes import Home
-from tests.support.jailed import until
 from tests.support.proc import below, command_of
 from tests.support.runs import OUTPASS, apps, environment, outpass, records
+from tests.support.waiting import until
 
 UVICORN = """
 import sys, uvicorn
@@ -56,7 +56,7 @@ def served(
         options = options or ("--publish", "0:8000")
         process = home.start(policy, [str(apps()), "serving.py", *args], *options, stderr=said)
         try:
-            until(lambda: PORT.search((home.path / "err").read_text()) or process.poll() is not None, "nothing is published")
+            until("nothing is published", lambda: PORT.search((home.path / "err").read_text()) or process.poll() is not None)
             found = PORT.search((home.path / "err").read_text())
             assert found, (home.path / "err").read_text()
             yield process, int(found[1])
@@ -84,7 +84,7 @@ def get(port: int, query: str = "") -> bytes:
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
 def test_a_server_in_the_jail_answers_outside(address: str, home: Home) -> None:
     with served(home, UVICORN, args=(address,)) as (_, port):
-        until(lambda: b"inside" in get(port), "the server does not answer")
+        until("the server does not answer", lambda: b"inside" in get(port))
         answer = get(port, str(3 << 20))
         assert answer.startswith(b"HTTP/1.1 200") and len(answer) > 3 << 20
     assert ("network:listen", "allow", "uvicorn", "broker") in {
@@ -162,7 +162,7 @@ def test_a_forwarded_port_that_is_published_too_is_no_way_round(home: Home) -> N
                 policy, [str(apps()), "serving.py"], "--publish", f"0:{number}", "--forward", str(number), stderr=said
             )
             try:
-                until(lambda: "published" in (home.path / "err").read_text() or process.poll() is not None, "nothing said")
+                until("nothing said", lambda: "published" in (home.path / "err").read_text() or process.poll() is not None)
                 found = re.search(r"published: 127\.0\.0\.1:(\d+)", (home.path / "err").read_text())
                 if found:
                     get(int(found[1]))
@@ -176,11 +176,11 @@ def test_a_forwarded_port_that_is_published_too_is_no_way_round(home: Home) -> N
 
 def test_a_killed_launcher_takes_its_ports_along(home: Home) -> None:
     with served(home, UVICORN, args=("127.0.0.1",)) as (process, port):
-        until(lambda: b"inside" in get(port), "the server does not answer")
+        until("the server does not answer", lambda: b"inside" in get(port))
         everybody = below(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         try:
-            until(lambda: get(port) == b"", "the port outlives its launcher")
+            until("the port outlives its launcher", lambda: get(port) == b"")
             with socket.create_server(("127.0.0.1", port)):
                 pass
         finally:
@@ -203,7 +203,7 @@ def test_a_reload_that_takes_the_right_away_closes_the_port(tmp_path: Path) -> N
         daemon = subprocess.Popen([OUTPASS, "daemon", "--runtime", str(runtime)], env=environment(home), stderr=told)
         run = None
         try:
-            until(control.exists, "the daemon does not start")
+            until("the daemon does not start", control.exists)
             command = [OUTPASS, "run", "--policy", str(policy), "--publish", "0:8000", "--", str(apps()), "serving.py"]
             run = subprocess.Popen(command, env=env, cwd=home, stderr=said, stdout=subprocess.PIPE, text=True)
             assert run.stdout is not None and run.stdout.readline() == "ready\n", (home / "err").read_text()
@@ -216,7 +216,7 @@ def test_a_reload_that_takes_the_right_away_closes_the_port(tmp_path: Path) -> N
                 assert outpass(home, "reload", OUTPASS_SOCKET=str(control)).returncode == 0
                 with contextlib.suppress(ConnectionResetError):
                     assert live.recv(10) == b"", "the live connection is closed"
-            until(lambda: get(int(found[1])) == b"", "the port is still open")
+            until("the port is still open", lambda: get(int(found[1])) == b"")
             assert run.poll() is None, "CMD goes on"
             assert "no longer listen on 8000" in (home / "daemon-err").read_text()
         finally:
@@ -228,16 +228,16 @@ def test_a_reload_that_takes_the_right_away_closes_the_port(tmp_path: Path) -> N
 
 def test_a_daemon_that_dies_takes_the_ports_along(home: Home) -> None:
     with served(home, UVICORN, args=("127.0.0.1",)) as (process, port):
-        until(lambda: b"inside" in get(port), "the server does not answer")
+        until("the server does not answer", lambda: b"inside" in get(port))
         brokers = [p for p in below(process.pid) if "outpass.broker" in command_of(p)]
         assert len(brokers) == 1
         os.kill(brokers[0], signal.SIGKILL)
-        until(lambda: get(port) == b"", "the port outlives the daemon")
+        until("the port outlives the daemon", lambda: get(port) == b"")
 
 
 def test_the_relays_hold_nothing_of_the_jails_and_the_makers_nothing_of_the_hosts(home: Home) -> None:
     with served(home, UVICORN, args=("127.0.0.1",)) as (process, port):
-        until(lambda: b"inside" in get(port), "the server does not answer")
+        until("the server does not answer", lambda: b"inside" in get(port))
         outside = os.stat("/proc/self/ns/net").st_ino
         children = [p for p in below(process.pid) if "--publish" in command_of(p)]
         kinds = {}
@@ -257,7 +257,7 @@ def test_two_ports_and_an_ipv6_address(home: Home) -> None:
         options = ["--publish", "[::1]:0:8000", "--publish", "0:8001"]
         process = home.start(policy, [str(apps()), "serving.py", "127.0.0.1"], *options, stderr=said)
         try:
-            until(lambda: (home.path / "err").read_text().count("published") == 2 or process.poll() is not None, "not said")
+            until("not said", lambda: (home.path / "err").read_text().count("published") == 2 or process.poll() is not None)
             found = re.search(r"published: \[::1\]:(\d+) is 8000", (home.path / "err").read_text())
             assert found, (home.path / "err").read_text()
 
@@ -267,7 +267,7 @@ def test_two_ports_and_an_ipv6_address(home: Home) -> None:
                     return b"200" in sock.recv(100)
                 return False
 
-            until(answers, "no answer over IPv6")
+            until("no answer over IPv6", answers)
         finally:
             process.terminate()
             process.wait(20)

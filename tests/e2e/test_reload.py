@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import until
 from tests.support.operators import POLICY, Operator, running
 from tests.support.origin import Origin
 from tests.support.runs import outpass
+from tests.support.waiting import until
 
 
 @pytest.fixture

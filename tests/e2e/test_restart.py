@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import until
 from tests.support.jailed import impossible
 from tests.support.operators import Operator, running
 from tests.support.origin import Origin
 from tests.support.runs import records
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from outpass.model import EgressRequest
 from outpass.policy import decide, names
-from tests.support.gate import Answer, Gate, Wire, policy_of
+from tests.support.gate import Gate, policy_of
 from tests.support.h2_client import H2
 from tests.support.origin import Origin
 from tests.support.raw_origin import RawOrigin
+from tests.support.wire import Answer, Wire
 
 API = "api.test:443"
 POLICY = """

@@ -14,7 +14,8 @@ import pytest
 
 from tests.service.upstreams import ELSEWHERE, MODEL, RATES, S3, SENTRY, STRIPE, Upstreams
 from tests.service.world import DATABASE, SERVER, Shop, database, schema, shop, url
-from tests.support.jailed import Identity, identities, impossible, until
+from tests.support.jailed import Identity, identities, impossible
+from tests.support.waiting import until
 
 TEA = {"item": "tea", "cents": 350}
 pytestmark = pytest.mark.skipif(not database(), reason=f"no PostgreSQL on {SERVER[0]}:{SERVER[1]}")
@@ -59,7 +60,7 @@ def day(who: Identity) -> Iterator[Day]:
                 "question": served.ask("/ask", {"text": "Is it hot?"}),
                 "broken": served.ask("/broken"),
             }
-            until(lambda: bool(made.upstreams.events), "Sentry is not told")  # its thread has two seconds at the end
+            until("Sentry is not told", lambda: bool(made.upstreams.events))  # its thread has two seconds at the end
         yield Day(made, answers, served.said())
 
 

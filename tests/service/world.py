@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support.apps import ROOT, application_venv
-from tests.support.jailed import until
 from tests.support.runs import OUTPASS, as_user, environment
+from tests.support.waiting import until
 
 APP = Path(__file__).resolve().parent / "app"
 DATABASE = "db.shop.internal"
@@ -146,7 +146,7 @@ class Shop[Origin: Around]:
             process = subprocess.Popen(command, cwd=self.project, env=self.env(**env), stdout=said, stderr=said)
         try:
             ready = lambda: "Application startup complete" in told.read_text() and outside(told.read_text())  # noqa: E731
-            until(lambda: ready() or process.poll() is not None, "uvicorn does not start", 60)
+            until("uvicorn does not start", lambda: ready() or process.poll() is not None, 60)
             assert process.poll() is None, told.read_text()
             yield Served(process, told, outside(told.read_text()))
         finally:

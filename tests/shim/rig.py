@@ -28,17 +28,6 @@ SILENCE = {"silence": True}
 """What a test's `answers` returns for a message that is not answered."""
 
 
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Polls for a condition; a test fails with `what` after the deadline."""
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.005)
-    raise AssertionError(f"not within {DEADLINE_S:.0f} s: {what}")
-
-
 class Broker:
     """Answers hello, mint and check over SOCK_SEQPACKET, and keeps every message with the pid that the kernel saw."""
 

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from tests.shim.rig import World, until
+from tests.shim.rig import World
+from tests.support.waiting import until
 
 FETCH = "from urllib.request import urlopen; urlopen('http://x.example.com/').read()"
 CHILD = f"import os; assert 'OUTPASS_SPAWN' not in os.environ; {FETCH}"
@@ -183,7 +184,7 @@ def test_a_grandchild_presents_its_parent_s_pass_not_its_grandparent_s(world: Wo
 
 def test_a_child_says_hello_at_once_because_its_parent_may_be_gone_later(world: World) -> None:
     world.run("import subprocess, sys; subprocess.run([sys.executable, '-c', 'pass'], check=True)")
-    until(lambda: len(world.broker.of("hello")) == 2, "the hello of a child that did not wait for an answer")
+    until("the hello of a child that did not wait for an answer", lambda: len(world.broker.of("hello")) == 2)
     assert [m["spawn"] for m in world.broker.of("hello")] == [None, "pass-1"]
 
 

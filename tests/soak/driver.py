@@ -28,9 +28,9 @@ from outpass.policy.compiled import Compiled
 from tests.soak.judge import Asked, Verdict, judge
 from tests.soak.origins import Origins
 from tests.soak.processes import Daemon, Held, interpreter
-from tests.support.daemon import until
 from tests.support.jailed import impossible
 from tests.support.runs import stacks
+from tests.support.waiting import until
 
 CLIENT: Final = Path(__file__).with_name("client.py")
 KINDS: Final = ("requests", "urllib", "httpx1", "httpx2", "aiohttp", "websockets", "grpc", "curl")

@@ -21,9 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.daemon import is_gate, until
+from tests.support.daemon import is_gate
 from tests.support.proc import below, command_of
 from tests.support.runs import environment
+from tests.support.waiting import until
 
 PROBE = """
 import asyncio, collections, ctypes, gc, json, os, signal, sys

@@ -14,8 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,15 +25,6 @@ HELLO: dict[str, Any] = {
     "op": "hello", "v": 1, "lang": "python", "runtime": "3", "shim": "0", "prefix": "/x", "paths": [], "argv": ["app.py"],
     "cwd": "/", "spawn": None, "fork_of": None,
 }  # fmt: skip
-
-
-def until(what: str, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """The first true answer of `condition`; AssertionError naming `what` when there is none in time."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"gave up waiting: {what}"
-        time.sleep(0.01)
-    return found
 
 
 def is_gate(pid: int) -> bool:

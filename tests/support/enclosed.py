@@ -21,7 +21,8 @@ from typing import Any
 
 from outpass.jail import listeners, netlink, plan, recipe, steps
 from tests.support.apps import ROOT
-from tests.support.daemon import Control, RunningDaemon, until
+from tests.support.daemon import Control, RunningDaemon
+from tests.support.waiting import until
 
 INJECT = ROOT / "client_shim" / "python" / "outpass_shim" / "inject"
 

@@ -15,7 +15,7 @@ import h2.connection
 import h2.events
 import h2.settings
 
-from tests.support.gate import Answer, Wire
+from tests.support.wire import Answer, Wire
 
 Fields = Sequence[tuple[str, str]]
 

@@ -15,9 +15,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,14 +176,6 @@ def place(who: Identity) -> Iterator[Place]:
         yield made
     finally:
         shutil.rmtree(made.path, ignore_errors=True)
-
-
-def until(true: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Polls; fails with `what` after `seconds`."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
 
 
 class Attacker:

@@ -11,9 +11,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.daemon import until
 from tests.support.origin import Origin
 from tests.support.runs import OUTPASS, apps, environment
+from tests.support.waiting import until
 
 POLICY = """version: 1
 include: [preset:http-clients]

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import trustme
 
-from tests.support.daemon import until
 from tests.support.origin import Origin
+from tests.support.waiting import until
 
 NODE = """
 const http = require('http'), https = require('https'), fs = require('fs')

@@ -30,7 +30,8 @@ FIELDS: Final = (
     "rule", "miss", "add", "digest", "jail", "label", "sid", "peer", "detail",
     "degraded", "bytes_out", "bytes_in",
 )  # fmt: skip
-"""Every record has all of them, in this order; null where there is nothing to say."""
+"""Every record has all of them, in this order; null where there is nothing to say. `dialled` is the connection in use, or
+the address that is tried first: another of `addresses` may answer (RFC 8305), and `close` has that one."""
 
 _MOVED: Final = FIELDS[-2:]
 # Limits in characters. Together they keep the longest record, as ASCII JSON, below the 60 000 bytes of one packet to the
@@ -85,9 +86,7 @@ def decision(
     """The record of one decision, or of a fault after it, or of the end of an opaque tunnel (`kind`).
 
     `id` is unique and goes to the client in the refusal; `time_ms` is milliseconds since the epoch; `status` is the HTTP
-    status that the client got, if it got one from us; `dialled`: address and port of the
-    connection in use, or of the address that is tried first (another of `addresses` may answer: RFC 8305; `close` has
-    that one); `override`: `--connect-to` chose `dialled`; `query` is raw, without
+    status that the client got, if it got one from us; `override`: `--connect-to` chose `dialled`; `query` is raw, without
     `?`; `label` names the jail as a person knows it; `moved` is (bytes out, bytes in) of a tunnel that has ended.
     """
     request = decision.request

@@ -23,7 +23,6 @@ NAMESPACES: Final = {
 }
 """CLONE_NEW* of linux/sched.h."""
 
-MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOEXEC: Final = 8

@@ -15,7 +15,8 @@ import pytest
 
 from outpass.audit import store
 from tests.integration.broker.conftest import RULES, through
-from tests.support.daemon import Puppet, daemon, until
+from tests.support.daemon import Puppet, daemon
+from tests.support.waiting import until
 
 
 def refuses_connect(address: tuple[str, int]) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.integration.broker.conftest import RULES, through
-from tests.support.daemon import Puppet, daemon, until
+from tests.support.daemon import Puppet, daemon
+from tests.support.waiting import until
 
 
 class TestAdmin:

@@ -18,9 +18,10 @@ from typing import NamedTuple
 import pytest
 
 from outpass.audit import store
-from tests.support.daemon import Control, Puppet, RunningDaemon, daemon, until
+from tests.support.daemon import Control, Puppet, RunningDaemon, daemon
 from tests.support.proc import open_files
 from tests.support.raw_origin import RawOrigin
+from tests.support.waiting import until
 
 GRANTED = (
     "version: 1\npackages:\n"

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import HELLO, Puppet, RunningDaemon, daemon, request, until
+from tests.support.daemon import HELLO, Puppet, RunningDaemon, daemon, request
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

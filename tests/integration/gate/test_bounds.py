@@ -17,9 +17,10 @@ import pytest
 
 from outpass.reasons import Reason
 from tests.integration.gate.conftest import POLICY
-from tests.support.gate import Answer, Gate, Wire
+from tests.support.gate import Gate
 from tests.support.h2_client import H2
 from tests.support.raw_origin import RawOrigin
+from tests.support.wire import Answer, Wire
 
 API = "api.test:443"
 BOUNDS = {"head_s": 1, "body_s": 1, "handshake_s": 3, "first_byte_s": 3, "stall_s": 2, "connections": 24, "sweep_s": 0.1}

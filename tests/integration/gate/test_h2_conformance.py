@@ -15,8 +15,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.fuzz.h2 import frame
-from tests.support.gate import Gate, Wire
+from tests.support.gate import Gate
 from tests.support.raw_origin import RawOrigin
+from tests.support.wire import Wire
 
 DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -16,10 +16,12 @@ import pytest
 from outpass.gate.engine import h1
 from outpass.model import Decision, EgressRequest
 from outpass.reasons import Reason
-from tests.support.gate import Gate, Wire
+from tests.support.gate import Gate
 from tests.support.h2_client import H2
 from tests.support.inprocess import InProcess, in_process, stock
 from tests.support.raw_origin import RawOrigin
+from tests.support.waiting import until
+from tests.support.wire import Wire
 
 NO_SCRIPT = ""
 
@@ -213,7 +215,7 @@ def test_d6_more_than_five_requests_of_one_client_are_under_way_at_a_time(
                 client = H2(Wire(_tunnel(port), gate))
                 for _n in range(8):
                     client.request("/v1/slow", "api.test")
-                _until(lambda seen=gathered: len(seen) >= 5)
+                until("the gate and the origin are so far", lambda seen=gathered: len(seen) >= 5, 10)
                 time.sleep(0.3)
                 assert len(gathered) == 5, "the stock engine lets five through"
                 release.set()
@@ -224,7 +226,7 @@ def test_d6_more_than_five_requests_of_one_client_are_under_way_at_a_time(
                     client.request("/v1/slow", "api.test", extra=[("outpass-token", gate.mint("api.test:443", "stripe"))])
                     for _n in range(8)
                 ]
-                _until(lambda seen=gathered: len(seen) == 8)
+                until("the gate and the origin are so far", lambda seen=gathered: len(seen) == 8, 10)
                 release.set()
                 assert [client.answer(s).status for s in streams] == [200] * 8
 
@@ -246,7 +248,9 @@ def test_d7_the_stock_engine_keeps_what_a_stalled_http2_reader_does_not_take(
         client = H2(Wire(_tunnel(port), gate), stalled=True)
         client.request("/v1/stalled", "api.test")
         status = Path(f"/proc/{process.pid}/status")
-        _until(lambda: int(status.read_text().split("VmRSS:")[1].split()[0]) * 1024 > size, 60)
+        until(
+            "the gate and the origin are so far", lambda: int(status.read_text().split("VmRSS:")[1].split()[0]) * 1024 > size, 60
+        )
 
 
 def test_c1_the_stock_engine_signs_leaves_with_the_cas_own_key_and_keeps_it_in_a_file(
@@ -308,13 +312,6 @@ def test_o1_the_client_is_not_offered_ciphers_without_forward_secrecy(
             context.wrap_socket(wire.sock, server_hostname="api.test")
 
 
-def _until(done: object, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not done():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_t11_an_origin_that_closes_after_every_answer_leaves_nothing_behind(plain: RawOrigin) -> None:
     async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
@@ -326,7 +323,7 @@ def test_t11_an_origin_that_closes_after_every_answer_leaves_nothing_behind(plai
         url = f"http://127.0.0.1:{plain.port}/close"
         before = plain.connections
         for n in range(40):
-            _until(lambda n=n: plain.connections == before + n and _at_rest(gate))
+            until("the gate and the origin are so far", lambda n=n: plain.connections == before + n and _at_rest(gate), 10)
             sock.sendall(f"GET {url} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             response = http.client.HTTPResponse(sock, method="GET")
             response.begin()

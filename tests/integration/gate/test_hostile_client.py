@@ -18,9 +18,10 @@ import pytest
 
 from outpass.reasons import Reason
 from tests.integration.gate.conftest import POLICY
-from tests.support.gate import Gate, Wire
+from tests.support.gate import Gate
 from tests.support.h2_client import H2
 from tests.support.raw_origin import RawOrigin
+from tests.support.wire import Wire
 
 API = "api.test:443"
 

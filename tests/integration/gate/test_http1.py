@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from outpass.reasons import Reason
-from tests.support.gate import Gate, Wire
+from tests.support.gate import Gate
 from tests.support.raw_origin import OK, RawOrigin
+from tests.support.wire import Wire
 
 API = "api.test:443"
 PLAIN = "plain.test:80"

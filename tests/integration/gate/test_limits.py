@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from outpass.reasons import Reason
-from tests.support.gate import Answer, Gate, Wire
+from tests.support.gate import Gate
 from tests.support.h2_client import H2
 from tests.support.raw_origin import RawOrigin
 from tests.support.streams import Streams
+from tests.support.wire import Answer, Wire
 
 API = "api.test:443"
 POLICY = """

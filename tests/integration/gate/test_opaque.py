@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from outpass.reasons import Reason
-from tests.support.gate import Answer, Gate, Wire
+from tests.support.gate import Gate
 from tests.support.raw_origin import RawOrigin
 from tests.support.streams import Streams
+from tests.support.wire import Answer, Wire
 
 PIN, WEB = "pin.test:443", "api.test:443"
 SOCKET = "network:socket"

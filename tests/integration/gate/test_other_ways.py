@@ -11,11 +11,12 @@ import pytest
 
 from outpass.policy import names
 from outpass.reasons import Reason
-from tests.support.gate import Gate, Wire
+from tests.support.gate import Gate
 from tests.support.h2_client import H2
 from tests.support.h2_raw_origin import RawH2Origin
 from tests.support.hello import client_hello
 from tests.support.raw_origin import RawOrigin
+from tests.support.wire import Wire
 
 API = "api.test:443"
 ECH = 0xFE0D

@@ -11,8 +11,9 @@ import trustme
 
 from outpass.reasons import Reason
 from tests.integration.gate.conftest import POLICY
-from tests.support.gate import Gate, Jail, Wire
+from tests.support.gate import Gate, Jail
 from tests.support.raw_origin import RawOrigin
+from tests.support.wire import Wire
 
 API = "api.test:443"
 

@@ -14,10 +14,11 @@ import h2.events
 import pytest
 
 from tests.integration.gate.conftest import POLICY
-from tests.support.gate import Gate, Wire
+from tests.support.gate import Gate
 from tests.support.h2_client import H2
 from tests.support.h2_raw_origin import RawH2Origin
 from tests.support.raw_origin import OK, RawOrigin
+from tests.support.wire import Wire
 
 API = "api.test:443"
 H2_API = "h2.test:443"

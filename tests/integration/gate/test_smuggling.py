@@ -14,10 +14,10 @@ import pytest
 import trustme
 
 from tests.support import upstreams
-from tests.support.daemon import until
 from tests.support.gate import Gate
 from tests.support.h2_client import H2
 from tests.support.upstreams import Upstream
+from tests.support.waiting import until
 
 POLICY = """
 version: 1

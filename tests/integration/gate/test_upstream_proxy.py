@@ -25,11 +25,12 @@ from outpass.gate import dialling
 from outpass.gate.pins import Pin, Via
 from outpass.reasons import Reason
 from tests.integration.gate.test_opaque import ask
-from tests.support.daemon import until
-from tests.support.gate import Answer, Gate
+from tests.support.gate import Gate
 from tests.support.proxies import PASSWORD, USER, Proxy
 from tests.support.raw_origin import RawOrigin
 from tests.support.streams import Streams
+from tests.support.waiting import until
+from tests.support.wire import Answer
 
 POLICY = """
 version: 1

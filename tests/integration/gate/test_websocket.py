@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from outpass.reasons import Reason
-from tests.support.gate import Gate, Wire
+from tests.support.gate import Gate
+from tests.support.waiting import until
+from tests.support.wire import Wire
 
 WS = "ws.test:443"
 POLICY = """
@@ -158,24 +160,17 @@ def _opened(
         yield made
 
 
-def _until(done: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("compression", ["deflate", None])
 def test_messages_pass_both_ways_untouched_and_their_bytes_are_counted(gate: Gate, chat: Chat, compression: str | None) -> None:
     with _opened(gate, compression=compression) as client:
-        _until(lambda: bool(chat.heads))
+        until("the server and the clock are so far", lambda: bool(chat.heads))
         assert ("permessage-deflate" in chat.heads[0].get("sec-websocket-extensions", "")) is (compression is not None)
         client.send("häl" * 1000)
         assert client.recv(30) == "häl" * 1000
         client.send([b"a", b"b", b"c"])  # three fragments
         assert client.recv(30) == b"abc"
         assert client.ping("x").wait(30)
-    _until(lambda: chat.closes == [1000])
+    until("the server and the clock are so far", lambda: chat.closes == [1000])
     assert chat.got == ["häl" * 1000, b"abc"] and "outpass-token" not in chat.heads[0]
     (opened,) = gate.wait_records(1, kind="decision", verdict="allow")
     (closed,) = gate.wait_records(1, kind="close")
@@ -203,7 +198,7 @@ def test_aiohttp_speaks_through_the_gate_too(gate: Gate, chat: Chat) -> None:
                 return answer.data, (await peer.receive(30)).data
 
     assert asyncio.run(talk()) == ("hello" * 100, b"\0" * 300_000)
-    _until(lambda: chat.closes == [1000])
+    until("the server and the clock are so far", lambda: chat.closes == [1000])
 
 
 def test_a_handshake_without_the_right_is_an_answer_and_does_not_arrive(gate: Gate, chat: Chat) -> None:
@@ -212,7 +207,7 @@ def test_a_handshake_without_the_right_is_an_answer_and_does_not_arrive(gate: Ga
         assert (answer.status, answer.code) == (403, Reason.NO_RULE)
         assert (answer := _handshake(wire, "/v1/chat")).status == 403 and answer.code == Reason.UNATTRIBUTED
         assert _handshake(wire, "/v1/chat", "stripe").status == 101, "and the connection goes on"
-    _until(lambda: len(chat.heads) == 1)
+    until("the server and the clock are so far", lambda: len(chat.heads) == 1)
 
 
 def _handshake(wire: Wire, path: str, *chain: str) -> Any:
@@ -241,7 +236,7 @@ def test_a_reload_that_takes_the_right_away_closes_with_1008(gate: Gate, chat: C
         assert gate.change(NOBODY)["op"] == "ack"
         assert _lost(client) == 1008
     assert gate.change(POLICY)["op"] == "ack"
-    _until(lambda: 1008 in chat.closes)
+    until("the server and the clock are so far", lambda: 1008 in chat.closes)
     assert chat.got == ["one", "two"]
     (record,) = gate.wait_records(1, verdict="deny")
     assert (record["reason"], record["bytes_out"] > 0, record["bytes_in"] > 0) == (Reason.NO_RULE, True, True)
@@ -254,7 +249,7 @@ def test_the_message_after_the_end_of_its_session_is_refused_with_1008(gate: Gat
         assert gate.call({"op": "session.end", "sids": ["s-sends"]})["op"] == "ack"
         client.send("two")
         assert _lost(client) == 1008
-    _until(lambda: 1008 in chat.closes)
+    until("the server and the clock are so far", lambda: 1008 in chat.closes)
     assert chat.got == ["one"]
     assert gate.wait_records(1, verdict="deny")[0]["reason"] == Reason.PASS_SESSION_ENDED
 
@@ -267,7 +262,7 @@ def test_the_message_after_its_rule_has_expired_is_refused_with_1008(gate: Gate,
     with _opened(gate) as client:
         client.send("one")
         assert client.recv(30) == "one"
-        _until(lambda: time.time() > end)
+        until("the server and the clock are so far", lambda: time.time() > end)
         client.send("two")
         assert _lost(client) == 1008
     assert gate.change(POLICY)["op"] == "ack"
@@ -310,7 +305,7 @@ def test_what_is_no_frame_ends_the_connection_and_does_not_arrive(gate: Gate, ch
         wire.sock.sendall(frame)
         assert wire.sock.recv(100)[:4] == b"\x88\x17\x03\xea", "1002"
         assert wire.closed()
-    _until(lambda: 1002 in chat.closes)
+    until("the server and the clock are so far", lambda: 1002 in chat.closes)
     assert chat.got == []
     assert gate.wait_records(1, reason=Reason.BAD_REQUEST)
 

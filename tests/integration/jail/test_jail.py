@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.jailed import ROOT, Place, place, python_for, until
+from tests.support.jailed import ROOT, Place, place, python_for
+from tests.support.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,7 @@ open("cut-off", "w").close()
         if jail.who.uid == 0:
             assert process.stdout.read() == "", "CMD held the pipe; it is gone"
         else:
-            until((jail.project / "cut-off").exists, "the gate's listener was still there")
+            until("the gate's listener was still there", (jail.project / "cut-off").exists)
 
 
 def test_a_cmd_that_daemonises_leaves_nothing_that_reaches_the_gate(jail: Place) -> None:
@@ -295,7 +296,7 @@ except OSError: open("refused", "w").close()
     done = jail.python(script, stdout=subprocess.DEVNULL)
     assert done.code == 0
     if jail.who.uid != 0:
-        until((jail.project / "refused").exists, "the listener outlived the run")
+        until("the listener outlived the run", (jail.project / "refused").exists)
     assert not any("still here" in e["data"] for e in done.gate)
 
 

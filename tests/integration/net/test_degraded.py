@@ -13,8 +13,9 @@ import dns.message
 import dns.query
 import pytest
 
-from tests.support.daemon import Puppet, RunningDaemon, until
+from tests.support.daemon import Puppet, RunningDaemon
 from tests.support.enclosed import enclosure
+from tests.support.waiting import until
 
 POLICY = """
 version: 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.support.daemon import RunningDaemon
 from tests.support.enclosed import enclosure
+from tests.support.waiting import until
 
 GRANTED = "version: 1\npackages:\n  uvicorn: {allow: [network:listen], listen: [{at: '8000', expires: '%s'}]}\n"
 
@@ -29,4 +30,4 @@ def test_a_rule_that_expires_ends_the_leash_and_is_recorded_once(outpassd: Runni
         assert ours.recv(1) == b"", "the relay outside hears of it"
         (ended,) = jail.records(capability="network:listen", verdict="deny")
         assert (ended["reason"], ended["principal"], ended["tier"]) == ("expired", "uvicorn", "enforced")
-        assert "no longer listen on 8000" in outpassd.said()
+        until("the daemon says it", lambda: "no longer listen on 8000" in outpassd.said())

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import RunningDaemon, until
+from tests.support.daemon import RunningDaemon
 from tests.support.enclosed import Enclosure, enclosure
 from tests.support.proc import open_files
 from tests.support.streams import Streams
+from tests.support.waiting import until
 
 POLICY = """
 version: 1

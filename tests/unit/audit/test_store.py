@@ -9,8 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +16,13 @@ import pytest
 
 from outpass.audit import store
 from tests.support.records import NOW, a_record
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def allowed(number: int = 0, **changes: Any) -> dict[str, Any]:
     return a_record(number, kind="decision", verdict="allow", reason="allowed", **changes)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "gave up waiting"
-        time.sleep(0.005)
 
 
 def ids(path: Path, **filters: Any) -> list[str]:
@@ -51,9 +43,9 @@ def test_what_was_appended_is_read_back_in_order_and_unchanged(tmp_path: Path) -
 def test_a_denial_is_on_disk_though_nobody_flushed_or_closed(tmp_path: Path) -> None:
     log = store.Store(tmp_path / "audit.db", now=NOW)
     log.append(a_record(1))
-    until(lambda: ids(tmp_path / "audit.db") == ["r-1"])
+    until("the writer is so far", lambda: ids(tmp_path / "audit.db") == ["r-1"])
     log.append(allowed(2))
-    until(lambda: ids(tmp_path / "audit.db") == ["r-1", "r-2"])
+    until("the writer is so far", lambda: ids(tmp_path / "audit.db") == ["r-1", "r-2"])
     log.close()
 
 
@@ -149,11 +141,11 @@ def test_a_file_that_another_program_holds_is_failing_until_it_lets_go(tmp_path:
     holder = sqlite3.connect(tmp_path / "audit.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     log.append(a_record(1))
-    until(lambda: states == ["failing"])
+    until("the writer is so far", lambda: states == ["failing"])
     assert log.state == "failing"
     holder.execute("ROLLBACK")
     holder.close()
-    until(lambda: states == ["failing", "ok"])
+    until("the writer is so far", lambda: states == ["failing", "ok"])
     assert log.close() == 0
     assert ids(tmp_path / "audit.db") == ["r-1"]
 
@@ -164,7 +156,7 @@ def test_a_listener_that_raises_does_not_end_the_writer(tmp_path: Path) -> None:
 
     log = store.Store(tmp_path / "audit.db", on_state=listener, now=NOW)
     log.append({**a_record(1), "detail": object()})  # cannot be written by any means: the state is failing
-    until(lambda: log.state == "failing")
+    until("the writer is so far", lambda: log.state == "failing")
     assert log.append(a_record(2))
     assert log.close() == 2
 
@@ -311,7 +303,7 @@ def test_a_summary_counts_what_still_waits(tmp_path: Path, monkeypatch: pytest.M
     holder = sqlite3.connect(tmp_path / "audit.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     log.append(a_record(2))
-    until(lambda: log.state == "failing")
+    until("the writer is so far", lambda: log.state == "failing")
     assert log.summary("j-1")["denied"] == 2
     holder.close()
     assert log.close() == 0

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.integration.broker.sessions.conftest import Jail, spawn_pass
-from tests.support.daemon import HELLO, Puppet, RunningDaemon, claims, request, until
+from tests.support.daemon import HELLO, Puppet, RunningDaemon, claims, request
+from tests.support.waiting import until
 
 
 class TestAdmission:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.integration.broker.sessions.conftest import Jail
-from tests.support.daemon import HELLO, Puppet, RunningDaemon, claims, request, until
+from tests.support.daemon import HELLO, Puppet, RunningDaemon, claims, request
+from tests.support.waiting import until
 
 
 class TestMint:
